@@ -1,0 +1,7 @@
+"""The verb `v2ir index`."""
+
+from __future__ import annotations
+
+
+def command() -> None:
+    """Stand in until the verb is written."""
