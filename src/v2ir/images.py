@@ -9,14 +9,16 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from v2ir.errors import ImageReadError, OutputError
 from v2ir.files import write_bytes
+
+if TYPE_CHECKING:
+    import torch
 
 _HIGH_DEPTH_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "F"})
 
@@ -147,7 +149,9 @@ _FILTERS = {
 }
 
 
-def resize(pixels: np.ndarray, width: int, height: int, resampling: Resampling = "linear") -> np.ndarray:
+def resize(
+    pixels: np.ndarray, width: int, height: int, resampling: Resampling = "linear"
+) -> np.ndarray:
     """Resize HW or HWC uint8, or HW float32, to (height, width) with antialiasing.
 
     `linear` is bicubic with antialiasing; `nearest` keeps the set of values (for maps).
@@ -163,6 +167,8 @@ def to_tensor(pixels: np.ndarray) -> torch.Tensor:
 
     One-channel images are repeated to three channels, as the autoencoder expects.
     """
+    import torch  # the command line reads images long before it needs a network
+
     values = pixels.astype(np.float32)
     if pixels.dtype == np.uint8:
         values = values / 255.0
