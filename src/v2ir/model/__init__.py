@@ -1,1 +1,29 @@
-"""The model room."""
+"""The model room: conditions, the denoiser and its loss, networks, the model folder."""
+
+from v2ir.model.build import build_model
+from v2ir.model.card import Guidance, ModelCard
+from v2ir.model.conditions import CONDITION_NAMES, Conditions
+from v2ir.model.denoiser import Denoiser, NetworkDenoiser, NoiseSchedule, denoising_loss
+from v2ir.model.folder import Model, bundled_models, find_model, load_model
+from v2ir.model.networks import ARCHITECTURES, Architecture, add_styles, architecture, widen_input
+
+__all__ = [
+    "ARCHITECTURES",
+    "CONDITION_NAMES",
+    "Architecture",
+    "Conditions",
+    "Denoiser",
+    "Guidance",
+    "Model",
+    "ModelCard",
+    "NetworkDenoiser",
+    "NoiseSchedule",
+    "add_styles",
+    "architecture",
+    "build_model",
+    "bundled_models",
+    "denoising_loss",
+    "find_model",
+    "load_model",
+    "widen_input",
+]

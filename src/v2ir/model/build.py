@@ -1,0 +1,64 @@
+"""The one place where the parts of a new model meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from v2ir.model.card import ModelCard
+from v2ir.model.folder import Model
+from v2ir.model.networks import (
+    Architecture,
+    build_autoencoder,
+    build_scheduler,
+    build_text_encoder,
+    build_tokenizer,
+    build_unet,
+)
+
+
+def build_model(
+    architecture: Architecture,
+    *,
+    name: str,
+    seed: int = 0,
+    styles: Sequence[str] = (),
+    words: Sequence[str] = (),
+    **facts: Any,
+) -> Model:
+    """Build a model with random weights.
+
+    Args:
+        architecture: Sizes of the parts.
+        name: Name of the model.
+        seed: Seed of the initial weights.
+        styles: Names of the camera styles that the network can be told.
+        words: Words that the tokenizer knows as one piece.
+        **facts: Further fields of the model card.
+    """
+    length = architecture.text_encoder["max_position_embeddings"]
+    tokenizer = build_tokenizer([*architecture.words, *words], length)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unet = build_unet(architecture.unet, len(styles))
+        autoencoder = build_autoencoder(architecture)
+        text_encoder = build_text_encoder(architecture.text_encoder, tokenizer)
+    card = ModelCard(
+        name=name,
+        channels=architecture.unet["out_channels"],
+        factor=architecture.factor,
+        styles=tuple(styles),
+        text_length=length,
+        scale_conditions=architecture.autoencoder_class != "AutoencoderKL",
+        **facts,
+    )
+    return Model(
+        card=card,
+        unet=unet.eval(),
+        autoencoder=autoencoder.eval(),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        scheduler=build_scheduler(architecture.scheduler),
+    )

@@ -1,0 +1,326 @@
+"""The model folder: what diffusers' `save_pretrained` writes, and `v2ir.json` beside it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from v2ir.errors import ModelError, UnknownNameError
+from v2ir.files import read_json, write_json
+from v2ir.model.card import ModelCard
+from v2ir.model.conditions import Conditions
+from v2ir.model.denoiser import NetworkDenoiser, NoiseSchedule
+from v2ir.model.networks import encode_mode
+
+CARD_NAME = "v2ir.json"
+_CLASSES = {
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "scheduler": ("diffusers", "DDPMScheduler"),
+}
+
+
+@dataclasses.dataclass(eq=False)
+class Model:
+    """A model with all its parts, ready to translate.
+
+    Attributes:
+        card: What the model says about itself.
+        unet: The denoising network.
+        autoencoder: The autoencoder, `AutoencoderKL` or `AutoencoderDC`.
+        text_encoder: The text encoder.
+        tokenizer: Its tokenizer.
+        scheduler: The scheduler whose configuration holds the noise schedule.
+        hash: SHA-256 over the weights and the card; empty for a model not yet saved.
+    """
+
+    card: ModelCard
+    unet: Any
+    autoencoder: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
+    hash: str = ""
+
+    def __post_init__(self) -> None:
+        self._embed_one = functools.lru_cache(maxsize=4096)(self._embed_prompt)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the denoising network's weights."""
+        return next(self.unet.parameters()).dtype
+
+    @property
+    def latent_scale(self) -> float:
+        """Factor between the autoencoder's latents and those that are denoised."""
+        return float(self.autoencoder.config.scaling_factor)
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule and the kind of prediction."""
+        return NoiseSchedule(self.scheduler.alphas_cumprod, self.scheduler.config.prediction_type)
+
+    @property
+    def denoiser(self) -> NetworkDenoiser:
+        """The unguided denoiser."""
+        return NetworkDenoiser(self.unet, self.embed_prompts([""]))
+
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Model:
+        """Move the networks; `dtype` changes the denoising network alone."""
+        for part in (self.autoencoder, self.text_encoder):
+            torch.nn.Module.to(part, device)
+        torch.nn.Module.to(self.unet, device=device, dtype=dtype or self.dtype)
+        self._embed_one.cache_clear()
+        return self
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Encode condition images, (N, 3, H, W) in [-1, 1], to latents (N, c, H/f, W/f)."""
+        latents = encode_mode(self.autoencoder, images.to(self.device))
+        return latents * self.latent_scale if self.card.scale_conditions else latents
+
+    @torch.no_grad()
+    def encode_target(self, images: Tensor) -> Tensor:
+        """Encode infrared images, (N, 3, H, W) in [-1, 1], to the scaled latents to denoise."""
+        return encode_mode(self.autoencoder, images.to(self.device)) * self.latent_scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode denoised latents (N, c, h, w) to images (N, 3, H, W), about [-1, 1]."""
+        dtype = next(self.autoencoder.parameters()).dtype
+        return self.autoencoder.decode(latents.to(dtype) / self.latent_scale).sample
+
+    def token_ids(self, prompts: Sequence[str]) -> Tensor:
+        """Return the token numbers of prompts padded to the model's length, (N, L)."""
+        encoded = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            truncation=True,
+            max_length=self.card.text_length,
+            return_tensors="pt",
+        )
+        return encoded.input_ids
+
+    @torch.no_grad()
+    def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Embed complete prompts to (N, L, D); repeated prompts are computed once."""
+        return torch.cat([self._embed_one(prompt) for prompt in prompts])
+
+    def _embed_prompt(self, prompt: str) -> Tensor:
+        ids = self.token_ids([prompt]).to(self.text_encoder.device)
+        with torch.no_grad():
+            return self.text_encoder(ids).last_hidden_state
+
+    def embed(self, captions: Sequence[str | None]) -> Tensor:
+        """Embed captions within the model's prompt template, to (N, L, D)."""
+        return self.embed_prompts([self.card.prompt(caption) for caption in captions])
+
+    def style_number(self, name: str | None) -> int:
+        """Return the embedding row of a style; None asks for the default style.
+
+        The name `none` is row 0, "no style".
+
+        Raises:
+            UnknownNameError: If the model does not know the style.
+        """
+        name = name or self.card.default_style
+        if name is None or name == "none":
+            return 0
+        if name not in self.card.styles:
+            raise UnknownNameError.of(
+                f"style of the model {self.card.name}", name, (*self.card.styles, "none")
+            )
+        return self.card.styles.index(name) + 1
+
+    def conditions(
+        self,
+        *,
+        visible: Tensor | None = None,
+        segmentation: Tensor | None = None,
+        captions: Sequence[str | None] | None = None,
+        style: Tensor | None = None,
+    ) -> Conditions:
+        """Build the conditions of a batch from images in [-1, 1], captions and styles."""
+        return Conditions(
+            visible=None if visible is None else self.encode(visible),
+            segmentation=None if segmentation is None else self.encode(segmentation),
+            text=None if captions is None else self.embed(captions),
+            style=style,
+            null_text=self.embed_prompts([""]),
+        )
+
+    def save(self, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write the model folder; `dtype` such as float16 halves the files."""
+        for name in ("unet", "autoencoder", "text_encoder"):
+            part = getattr(self, name)
+            if dtype is not None:
+                # A copy, so that the model in memory keeps its precision.
+                part = torch.nn.Module.to(copy.deepcopy(part), dtype)
+            part.save_pretrained(folder / _subfolder(name))
+        self.tokenizer.save_pretrained(folder / "tokenizer")
+        self.scheduler.save_pretrained(folder / "scheduler")
+        write_json(folder / CARD_NAME, self.card.model_dump(mode="json"))
+        write_json(folder / "model_index.json", _index(self))
+
+
+def _subfolder(name: str) -> str:
+    return "vae" if name == "autoencoder" else name
+
+
+def _index(model: Model) -> dict[str, Any]:
+    parts = {name: list(value) for name, value in _CLASSES.items()}
+    parts["vae"] = ["diffusers", type(model.autoencoder).__name__]
+    parts["tokenizer"] = ["transformers", type(model.tokenizer).__name__]
+    return {"_class_name": "DiffusionPipeline", **dict(sorted(parts.items()))}
+
+
+def bundled_models() -> list[str]:
+    """Return the names of the models inside the package."""
+    root = Path(str(resources.files("v2ir") / "bundled"))
+    return sorted(path.parent.name for path in root.glob(f"*/{CARD_NAME}"))
+
+
+def find_model(name_or_path: str | Path) -> Path:
+    """Return the folder of a bundled model, a local folder, or a hub repository.
+
+    Raises:
+        UnknownNameError: If nothing of that name exists here.
+        ModelError: If a hub repository cannot be fetched.
+    """
+    path = Path(name_or_path)
+    if (path / CARD_NAME).is_file():
+        return path
+    if path.is_dir():
+        raise ModelError(
+            f"{path} is not a model folder",
+            got=f"no {CARD_NAME} in it",
+            do="give the folder that `v2ir train` wrote under RUN/models",
+        )
+    name = str(name_or_path)
+    if name in bundled_models():
+        return Path(str(resources.files("v2ir") / "bundled" / name))
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        return _fetch(name)
+    raise UnknownNameError.of("model", name, bundled_models())
+
+
+def _fetch(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise ModelError(
+            f"the model {repository} cannot be fetched from the hub",
+            got=str(error).splitlines()[0],
+            do="check the name and the network, or give a local model folder",
+        ) from error
+
+
+def load_model(name_or_path: str | Path = "mini", device: str | torch.device = "cpu") -> Model:
+    """Load a model by bundled name, local folder or hub repository, in evaluation mode.
+
+    Weights stored in half precision are computed in float32 on the CPU.
+
+    Raises:
+        UnknownNameError: If there is no such model.
+        ModelError: If the folder is incomplete or its parts do not fit together.
+    """
+    folder = find_model(name_or_path)
+    try:
+        card = ModelCard.model_validate(read_json(folder / CARD_NAME))
+        model = Model(card, **_load_parts(folder), hash=_hash(folder))
+    except ValidationError as error:
+        raise ModelError(f"{folder / CARD_NAME} is not valid", got=str(error)) from error
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"{folder} cannot be loaded", got=str(error).splitlines()[0]) from error
+    _check_fit(model)
+    return model.to(device)
+
+
+def _load_parts(folder: Path) -> dict[str, Any]:
+    import diffusers
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+    from transformers import AutoTokenizer, CLIPTextModel
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    index = read_json(folder / "model_index.json")
+    autoencoder_class = getattr(diffusers, index["vae"][1])
+    loaded = {}
+    for name, kind in (("unet", UNet2DConditionModel), ("autoencoder", autoencoder_class)):
+        part, info = kind.from_pretrained(
+            folder, subfolder=_subfolder(name), torch_dtype=torch.float32, output_loading_info=True
+        )
+        _refuse_gaps(name, info)
+        loaded[name] = part.eval()
+    text_encoder, info = CLIPTextModel.from_pretrained(
+        folder / "text_encoder", dtype=torch.float32, output_loading_info=True
+    )
+    _refuse_gaps("text_encoder", info)
+    loaded["text_encoder"] = text_encoder.eval()
+    loaded["tokenizer"] = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    loaded["scheduler"] = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+    return loaded
+
+
+def _refuse_gaps(name: str, info: dict[str, Any]) -> None:
+    """Refuse weights that do not fill the network: libraries only print a report."""
+    gaps = {
+        kind: sorted(map(str, info.get(kind) or ()))
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+    }
+    found = {kind: keys for kind, keys in gaps.items() if keys}
+    if found:
+        raise ModelError(
+            f"the weights of {name} do not fit its configuration",
+            got=json.dumps({kind: keys[:5] for kind, keys in found.items()}),
+            do="convert or save the model again",
+        )
+
+
+def _check_fit(model: Model) -> None:
+    """Check that the parts and the card agree on channels, text width and styles."""
+    card, unet = model.card, model.unet.config
+    planes = 1 + ("visible" in card.conditions) + ("segmentation" in card.conditions)
+    facts = {
+        "input channels": (unet.in_channels, planes * card.channels),
+        "output channels": (unet.out_channels, card.channels),
+        "text width": (unet.cross_attention_dim, model.text_encoder.config.hidden_size),
+        "styles": (unet.num_class_embeds or 1, len(card.styles) + 1),
+    }
+    for what, (got, wanted) in facts.items():
+        if got != wanted:
+            raise ModelError(
+                f"the {what} of the UNet do not fit the model", got=f"{got}, not {wanted}"
+            )
+
+
+def _hash(folder: Path) -> str:
+    """Return one SHA-256 over the weights and configurations of a model folder."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in {".safetensors", ".json"}:
+            total.update(path.relative_to(folder).as_posix().encode())
+            total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()

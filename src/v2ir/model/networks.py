@@ -1,0 +1,292 @@
+"""The networks of a model, built from sizes; all of them are diffusers' and transformers'."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from v2ir.errors import ModelError, UnknownNameError
+
+
+class Architecture(BaseModel):
+    """Sizes of the four parts of a model, as their libraries' own configuration.
+
+    Attributes:
+        autoencoder_class: `AutoencoderKL` or `AutoencoderDC` of diffusers.
+        autoencoder: Its configuration.
+        unet: Configuration of diffusers' `UNet2DConditionModel`.
+        text_encoder: Configuration of transformers' `CLIPTextModel`.
+        scheduler: Configuration of diffusers' `DDPMScheduler`: the noise schedule.
+        factor: Pixels of the image for one pixel of the latent, along a side.
+        words: Words that a small tokenizer knows as one piece; empty where the
+            tokenizer comes with pre-trained weights.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    autoencoder_class: str = "AutoencoderKL"
+    autoencoder: dict[str, Any]
+    unet: dict[str, Any]
+    text_encoder: dict[str, Any]
+    scheduler: dict[str, Any]
+    factor: int = 8
+    words: tuple[str, ...] = ()
+
+
+_PUBLISHED_SCHEDULE: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "prediction_type": "epsilon",
+}
+# With a last timestep that still shows the image, a dark camera's mean brightness cannot be
+# sampled from pure noise. Source: Lin et al. 2024, "Common diffusion noise schedules ...".
+_ZERO_SNR_SCHEDULE: dict[str, Any] = {
+    **_PUBLISHED_SCHEDULE,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+}
+
+
+def _unet(
+    blocks: Sequence[int], attention: Sequence[bool], layers: int, **more: Any
+) -> dict[str, Any]:
+    down = ["CrossAttnDownBlock2D" if here else "DownBlock2D" for here in attention]
+    up = ["CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention)]
+    return {
+        "block_out_channels": list(blocks),
+        "down_block_types": down,
+        "up_block_types": up,
+        "layers_per_block": layers,
+        **more,
+    }
+
+
+def _clip_text(width: int, layers: int, heads: int, length: int, vocabulary: int) -> dict[str, Any]:
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "projection_dim": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "max_position_embeddings": length,
+    }
+
+
+def _small_autoencoder(
+    channels: Sequence[int], layers: Sequence[int], latents: int
+) -> dict[str, Any]:
+    number = len(channels)
+    return {
+        "in_channels": 3,
+        "latent_channels": latents,
+        "encoder_block_types": "ResBlock",
+        "decoder_block_types": "ResBlock",
+        "encoder_block_out_channels": list(channels),
+        "decoder_block_out_channels": list(channels),
+        "encoder_layers_per_block": list(layers),
+        "decoder_layers_per_block": list(layers),
+        "encoder_qkv_multiscales": [[] for _ in range(number)],
+        "decoder_qkv_multiscales": [[] for _ in range(number)],
+        "decoder_norm_types": "rms_norm",
+        "decoder_act_fns": "silu",
+        "downsample_block_type": "conv",
+        "upsample_block_type": "interpolate",
+        "scaling_factor": 1.0,
+    }
+
+
+def _stable_diffusion(in_channels: int) -> Architecture:
+    blocks, attention = (320, 640, 1280, 1280), (True, True, True, False)
+    unet = _unet(blocks, attention, 2, cross_attention_dim=768, attention_head_dim=8)
+    return Architecture(
+        autoencoder={
+            "in_channels": 3,
+            "out_channels": 3,
+            "down_block_types": ["DownEncoderBlock2D"] * 4,
+            "up_block_types": ["UpDecoderBlock2D"] * 4,
+            "block_out_channels": [128, 256, 512, 512],
+            "layers_per_block": 2,
+            "latent_channels": 4,
+            "sample_size": 512,
+            "scaling_factor": 0.18215,
+        },
+        unet={"sample_size": 64, "in_channels": in_channels, "out_channels": 4, **unet},
+        text_encoder=_clip_text(768, 12, 12, 77, 49408),
+        scheduler=_PUBLISHED_SCHEDULE,
+    )
+
+
+def _small(
+    latents: int,
+    autoencoder: tuple[Sequence[int], Sequence[int]],
+    unet: dict[str, Any],
+    text: tuple[int, int, int, int],
+) -> Architecture:
+    """Return a small model of the same kind: 3 latents in, class embedding for styles."""
+    width, layers, heads, length = text
+    return Architecture(
+        autoencoder_class="AutoencoderDC",
+        autoencoder=_small_autoencoder(*autoencoder, latents),
+        unet={
+            "sample_size": 32,
+            "in_channels": 3 * latents,
+            "out_channels": latents,
+            "cross_attention_dim": width,
+            **unet,
+        },
+        text_encoder=_clip_text(width, layers, heads, length, 0),
+        scheduler=_ZERO_SNR_SCHEDULE,
+    )
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "sd15": _stable_diffusion(12),
+    "mini": _small(
+        8,
+        ((16, 32, 64, 128), (0, 1, 2, 2)),
+        _unet((96, 128, 192), (False, False, True), 1, attention_head_dim=4, norm_num_groups=16),
+        (128, 2, 4, 48),
+    ),
+    "tiny": _small(
+        4,
+        ((8, 8, 16, 16), (0, 1, 1, 1)),
+        _unet((16, 32), (False, True), 1, attention_head_dim=2, norm_num_groups=4),
+        (16, 1, 2, 24),
+    ),
+}
+"""`sd15` is the full size of DiffV2IR; `mini` is bundled; `tiny` is for tests."""
+
+
+def architecture(name: str) -> Architecture:
+    """Return a named architecture.
+
+    Raises:
+        UnknownNameError: If there is none of that name.
+    """
+    if name not in ARCHITECTURES:
+        raise UnknownNameError.of("architecture", name, ARCHITECTURES)
+    return ARCHITECTURES[name]
+
+
+def build_unet(config: Mapping[str, Any], num_styles: int = 0) -> Any:
+    """Build the UNet; with styles it gets an embedding row for each and one for none."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    rows = num_styles + 1 if num_styles else None
+    unet = UNet2DConditionModel(**{**config, "num_class_embeds": rows})
+    if rows:
+        # The embedding joins the time embedding; starting at zero, no style is a style.
+        nn.init.zeros_(unet.class_embedding.weight)
+    return unet
+
+
+def build_autoencoder(architecture: Architecture) -> Any:
+    """Build the autoencoder with random weights."""
+    from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    classes = {"AutoencoderKL": AutoencoderKL, "AutoencoderDC": AutoencoderDC}
+    if architecture.autoencoder_class not in classes:
+        raise UnknownNameError.of("autoencoder class", architecture.autoencoder_class, classes)
+    return classes[architecture.autoencoder_class](**architecture.autoencoder)
+
+
+def build_text_encoder(config: Mapping[str, Any], tokenizer: Any) -> Any:
+    """Build the CLIP text encoder with random weights for a tokenizer's vocabulary."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    pieces = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.cls_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return CLIPTextModel(CLIPTextConfig(**{**config, **pieces})).eval()
+
+
+def build_tokenizer(words: Sequence[str], max_length: int) -> Any:
+    """Build a word tokenizer; a word it does not know is read letter by letter."""
+    from transformers import BertTokenizer
+
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    characters = [*letters, *map(str, range(10)), *",.;:'!?-()/%&+"]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters]
+    pieces += [f"##{character}" for character in [*letters, *map(str, range(10))]]
+    pieces += [word for word in dict.fromkeys(words) if word not in set(pieces)]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    return BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=max_length)
+
+
+def build_scheduler(config: Mapping[str, Any]) -> Any:
+    """Build the scheduler that holds the noise schedule."""
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    return DDPMScheduler(**config)
+
+
+def encode_mode(autoencoder: Any, images: Tensor) -> Tensor:
+    """Encode (N, 3, H, W) in [-1, 1] to the mode of the posterior, (N, c, H/f, W/f)."""
+    encoded = autoencoder.encode(images)
+    return encoded.latent if hasattr(encoded, "latent") else encoded.latent_dist.mode()
+
+
+def widen_input(unet: Any, in_channels: int) -> Any:
+    """Return a copy of the UNet with more input channels, whose weights start at zero.
+
+    With zeros in the new channels the widened network gives the old one's output exactly.
+    Source: DiffV2IR's released code (4 to 12), InstructPix2Pix, Sec. 3.2 (4 to 8).
+
+    Raises:
+        ModelError: If the network already has more channels than asked for.
+    """
+    old = unet.config.in_channels
+    if in_channels < old:
+        raise ModelError("a UNet can only be widened", got=f"{old} channels to {in_channels}")
+    widened = copy.deepcopy(unet)
+    if in_channels == old:
+        return widened
+    first = unet.conv_in
+    conv = nn.Conv2d(
+        in_channels, first.out_channels, first.kernel_size, first.stride, first.padding
+    ).to(first.weight)
+    with torch.no_grad():
+        conv.weight.zero_()
+        conv.weight[:, :old] = first.weight
+        conv.bias.copy_(first.bias)
+    widened.conv_in = conv
+    widened.register_to_config(in_channels=in_channels)
+    return widened
+
+
+def add_styles(unet: Any, num_styles: int) -> Any:
+    """Return a copy with an embedding row for each of `num_styles` styles and for none.
+
+    Rows that exist are kept; new rows start as the row of "no style".
+
+    Raises:
+        ModelError: If the network already knows more styles than asked for.
+    """
+    old = unet.config.num_class_embeds or 0
+    if num_styles + 1 < old:
+        raise ModelError("styles cannot be removed", got=f"{old - 1} styles to {num_styles}")
+    wider = copy.deepcopy(unet)
+    width = unet.time_embedding.linear_2.out_features
+    embedding = nn.Embedding(num_styles + 1, width).to(unet.conv_in.weight)
+    with torch.no_grad():
+        embedding.weight.zero_()
+        if old:
+            embedding.weight[:] = unet.class_embedding.weight[:1]
+            embedding.weight[:old] = unet.class_embedding.weight
+    wider.class_embedding = embedding
+    wider.register_to_config(num_class_embeds=num_styles + 1)
+    return wider
