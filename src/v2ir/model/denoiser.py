@@ -48,9 +48,9 @@ class NetworkDenoiser:
     def __call__(self, noisy: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
         """Run the network on (N, c, h, w); see `Denoiser`."""
         number, channels = noisy.shape[:2]
-        planes = [noisy]
-        for latent in (conditions.visible, conditions.segmentation):
-            planes.append(torch.zeros_like(noisy) if latent is None else latent.to(noisy.dtype))
+        images = (conditions.visible, conditions.segmentation)
+        filled = (torch.zeros_like(noisy) if x is None else x.to(noisy.dtype) for x in images)
+        planes = [noisy, *filled]
         wanted = self.unet.config.in_channels // channels
         text = conditions.text
         if text is None:

@@ -86,8 +86,12 @@ class Model:
         for part in (self.autoencoder, self.text_encoder):
             torch.nn.Module.to(part, device)
         torch.nn.Module.to(self.unet, device=device, dtype=dtype or self.dtype)
-        self._embed_one.cache_clear()
+        self.forget_prompts()
         return self
+
+    def forget_prompts(self) -> None:
+        """Forget kept text embeddings, because the text encoder has changed."""
+        self._embed_one.cache_clear()
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

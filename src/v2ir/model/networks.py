@@ -154,7 +154,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mini": _small(
         8,
         ((16, 32, 64, 128), (0, 1, 2, 2)),
-        _unet((96, 128, 192), (False, False, True), 1, attention_head_dim=4, norm_num_groups=16),
+        _unet((96, 128, 160), (False, False, True), 1, attention_head_dim=4, norm_num_groups=16),
         (128, 2, 4, 48),
     ),
     "tiny": _small(

@@ -1,0 +1,64 @@
+"""Averaged weights."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+def start_averages(modules: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
+    """Return a copy of the weights of each module, by part and parameter name."""
+    return {
+        part: {name: value.detach().clone() for name, value in module.named_parameters()}
+        for part, module in modules.items()
+    }
+
+
+def warmed_decay(decay: float, step: int) -> float:
+    """Return min(decay, (1 + n) / (10 + n)) after n steps.
+
+    Source: the averaging of latent diffusion's released code, which DiffV2IR uses.
+    """
+    return min(decay, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def update_averages(
+    averages: Mapping[str, Mapping[str, Tensor]],
+    modules: Mapping[str, nn.Module],
+    decay: float,
+    step: int,
+) -> None:
+    """Move the averages towards the weights after optimiser step `step` (from 1)."""
+    pull = 1.0 - warmed_decay(decay, step)
+    for part, module in modules.items():
+        current = dict(module.named_parameters())
+        names = list(averages[part])
+        torch._foreach_lerp_(
+            [averages[part][name] for name in names],
+            [current[name].detach() for name in names],
+            pull,
+        )
+
+
+@contextlib.contextmanager
+def averaged(
+    averages: Mapping[str, Mapping[str, Tensor]], modules: Mapping[str, nn.Module]
+) -> Iterator[None]:
+    """Put the averaged weights into the modules for the length of a block."""
+    held = start_averages(modules)
+    _copy(averages, modules)
+    try:
+        yield
+    finally:
+        _copy(held, modules)
+
+
+@torch.no_grad()
+def _copy(values: Mapping[str, Mapping[str, Tensor]], modules: Mapping[str, nn.Module]) -> None:
+    for part, module in modules.items():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(values[part][name])

@@ -1,0 +1,128 @@
+"""Checkpoints: everything that resuming needs, in one safetensors file, whole or absent."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from v2ir.errors import RunError
+from v2ir.files import atomic_write
+
+_NAME = re.compile(r"^(?P<stage>.+)-(?P<step>\d{8})\.safetensors$")
+
+
+@dataclasses.dataclass
+class TrainingState:
+    """What changes during a stage.
+
+    Every draw is a function of the seed, the stage and the step, so neither generators
+    nor the position in the data need to be kept: the step says it all.
+
+    Attributes:
+        modules: Networks in training, by part.
+        averages: Averaged weights, by part: name of the parameter to its value.
+        optimizer: The optimiser over the parameters of all the modules.
+        step: Number of optimiser steps done.
+    """
+
+    modules: dict[str, torch.nn.Module]
+    averages: dict[str, dict[str, Tensor]]
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors under flat names."""
+        found: dict[str, Tensor] = {}
+        for part, module in self.modules.items():
+            for name, value in module.state_dict().items():
+                found[f"modules/{part}/{name}"] = value
+            for name, value in self.averages[part].items():
+                found[f"averages/{part}/{name}"] = value
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            for name, value in moments.items():
+                found[f"optimizer/{index}/{name}"] = torch.as_tensor(value)
+        return found
+
+    def restore(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Take over the tensors of a checkpoint."""
+        groups: dict[str, dict[str, Tensor]] = {}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            kind, part, name = key.split("/", 2)
+            if kind == "optimizer":
+                moments.setdefault(int(part), {})[name] = value
+            else:
+                groups.setdefault(f"{kind}/{part}", {})[name] = value
+        for part, module in self.modules.items():
+            module.load_state_dict(groups[f"modules/{part}"])
+            for name, value in groups[f"averages/{part}"].items():
+                self.averages[part][name].copy_(value)
+        state = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**state, "state": moments})
+        self.step = step
+
+
+def checkpoint_path(folder: Path, stage: str, step: int) -> Path:
+    """Return the name of a checkpoint."""
+    return folder / f"{stage}-{step:08d}.safetensors"
+
+
+def save_checkpoint(
+    folder: Path, stage: str, state: TrainingState, facts: dict[str, Any], keep: int = 2
+) -> Path:
+    """Write a checkpoint atomically, then remove all but the last `keep` of the stage.
+
+    Raises:
+        OutputError: If the disk refuses; the checkpoints before it stay.
+    """
+    from safetensors.torch import save
+
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors().items()}
+    metadata = {"stage": stage, "step": str(state.step), "facts": json.dumps(facts)}
+    path = checkpoint_path(folder, stage, state.step)
+    with atomic_write(path) as stream:
+        stream.write(save(tensors, metadata))
+    for _, old in list_checkpoints(folder, stage)[:-keep]:
+        old.unlink()
+    return path
+
+
+def list_checkpoints(folder: Path, stage: str) -> list[tuple[int, Path]]:
+    """Return (step, path) of a stage's checkpoints, oldest first."""
+    found = []
+    for path in folder.glob("*.safetensors"):
+        match = _NAME.match(path.name)
+        if match and match["stage"] == stage:
+            found.append((int(match["step"]), path))
+    return sorted(found)
+
+
+def load_checkpoint(path: Path, state: TrainingState, facts: dict[str, Any]) -> None:
+    """Continue from a checkpoint.
+
+    Raises:
+        RunError: If the checkpoint was written under other facts; they are listed.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        written = json.loads(metadata["facts"])
+        wanted = json.loads(json.dumps(facts))
+        differing = sorted(
+            key for key in written.keys() | wanted.keys() if written.get(key) != wanted.get(key)
+        )
+        if differing:
+            changes = [f"{key}: {written.get(key)} -> {wanted.get(key)}" for key in differing]
+            raise RunError(
+                f"{path} was written by another recipe",
+                got="; ".join(changes),
+                do="use another run folder, or train with the recipe in the run folder",
+            )
+        state.restore({key: file.get_tensor(key) for key in file.keys()}, int(metadata["step"]))  # noqa: SIM118

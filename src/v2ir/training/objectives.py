@@ -1,0 +1,246 @@
+"""What a stage minimises. The loop knows objectives only by this protocol."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from v2ir.images import read_infrared, read_map, read_visible, to_tensor, to_uint8
+from v2ir.model import Conditions, Model, NetworkDenoiser, denoising_loss
+from v2ir.model.networks import encode_mode
+from v2ir.training.cache import LatentCache, Variant, cut, draw_variants
+from v2ir.training.drops import draw_drops
+from v2ir.training.scenes import TrainingScene
+from v2ir.training.stage import Stage
+
+
+class Objective(Protocol):
+    """A loss over batches of scenes.
+
+    Attributes:
+        modules: The networks whose weights change, by part.
+    """
+
+    modules: dict[str, nn.Module]
+
+    def batch(self, scenes: Sequence[TrainingScene], generator: np.random.Generator) -> Any:
+        """Read and compose a batch; every random choice comes from the generator."""
+
+    def loss(self, batch: Any, generator: torch.Generator) -> Tensor:
+        """Return the mean loss of a batch; noise and timesteps come from the generator."""
+
+    def finish(self, scenes: Sequence[TrainingScene]) -> None:
+        """Do what is left when the weights are final."""
+
+
+def read_part(item: TrainingScene, part: str) -> np.ndarray:
+    """Read one image of a scene: `infrared` and `segmentation` HW, `visible` HWC, uint8."""
+    scene, root = item.scene, item.root
+    if part == "visible" and scene.visible:
+        return read_visible(root / scene.visible)
+    if part == "infrared" and scene.infrared:
+        return to_uint8(read_infrared(root / scene.infrared))
+    if part == "segmentation" and item.segmentation:
+        return read_map(item.segmentation)
+    raise ValueError(f"{scene.name} has no {part} image")
+
+
+def part_hash(item: TrainingScene, part: str) -> str | None:
+    """Return the hash of an image of a scene, or None where there is no such image."""
+    if part == "segmentation":
+        return item.segmentation_hash
+    return item.scene.visible_hash if part == "visible" else item.scene.infrared_hash
+
+
+class Reconstruction:
+    """The autoencoder's objective: the image back, with its edges.
+
+    The loss is the mean absolute error of the values and of their differences between
+    neighbours. Relative noise on the latent makes the decoder forgive the small errors
+    of a denoised latent.
+    """
+
+    PARTS = ("infrared", "visible", "segmentation")
+    CHANCES = (0.65, 0.25, 0.10)
+    LATENT_NOISE = 0.05
+
+    def __init__(self, model: Model, stage: Stage, cache_folder: Any = None) -> None:
+        self.model = model
+        self.stage = stage
+        self.modules: dict[str, nn.Module] = {"autoencoder": model.autoencoder}
+
+    def batch(self, scenes: Sequence[TrainingScene], generator: np.random.Generator) -> Tensor:
+        """Return random crops of the scenes' images, (N, 3, crop, crop) in [-1, 1]."""
+        return torch.stack([self._crop(item, generator) for item in scenes])
+
+    def _crop(self, item: TrainingScene, generator: np.random.Generator) -> Tensor:
+        part = self.PARTS[generator.choice(len(self.PARTS), p=self.CHANCES)]
+        if part_hash(item, part) is None:
+            part = "infrared"
+        low, high = self.stage.scales
+        short = round(self.stage.crop * generator.uniform(low, high))
+        view = Variant(short, bool(generator.random() < 0.5), 1).apply(read_part(item, part))
+        top = int(generator.integers(view.shape[0] - self.stage.crop + 1))
+        left = int(generator.integers(view.shape[1] - self.stage.crop + 1))
+        return to_tensor(view[top : top + self.stage.crop, left : left + self.stage.crop])
+
+    def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the reconstruction loss of (N, 3, H, W)."""
+        latents = encode_mode(self.model.autoencoder, batch)
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        latents = latents + self.LATENT_NOISE * latents.detach().std() * noise
+        decoded = self.model.autoencoder.decode(latents).sample.float()
+        across = F.l1_loss(decoded.diff(dim=-1), batch.diff(dim=-1))
+        down = F.l1_loss(decoded.diff(dim=-2), batch.diff(dim=-2))
+        return F.l1_loss(decoded, batch) + 0.5 * (across + down)
+
+    @torch.no_grad()
+    def finish(self, scenes: Sequence[TrainingScene]) -> None:
+        """Set the latent scale so that infrared latents have unit variance.
+
+        Source: Rombach et al. 2022, Appendix G.
+        """
+        step = max(1, len(scenes) // 64)
+        squares = []
+        for item in scenes[::step]:
+            pixels = Variant(self.stage.crop, False, self.model.card.factor).apply(
+                read_part(item, "infrared")
+            )
+            latent = encode_mode(self.model.autoencoder, to_tensor(pixels)[None])
+            squares.append(float(latent.square().mean()))
+        self.model.autoencoder.register_to_config(scaling_factor=float(np.mean(squares) ** -0.5))
+
+
+@dataclasses.dataclass
+class DenoisingBatch:
+    """A composed batch of N samples.
+
+    Attributes:
+        clean: Scaled latents of the infrared images, (N, c, h, w).
+        visible: Latents of the visible images, zero where dropped or absent.
+        segmentation: Latents of the maps, zero where dropped or absent.
+        prompts: Complete prompts; the empty string where dropped.
+        styles: Style numbers, (N,); 0 where hidden or unknown.
+    """
+
+    clean: Tensor
+    visible: Tensor | None
+    segmentation: Tensor | None
+    prompts: list[str]
+    styles: Tensor
+
+
+class Denoising:
+    """The denoiser's objective: DiffV2IR, Eq. 1, with dropped conditions."""
+
+    def __init__(self, model: Model, stage: Stage, cache: LatentCache) -> None:
+        self.model = model
+        self.stage = stage
+        self.cache = cache
+        self.modules: dict[str, nn.Module] = {
+            part: getattr(model, part) for part in ("unet", "text_encoder") if part in stage.trains
+        }
+        self.schedule = model.schedule
+
+    def batch(
+        self, scenes: Sequence[TrainingScene], generator: np.random.Generator
+    ) -> DenoisingBatch:
+        """Compose a batch: one variant, one window and one set of drops a sample."""
+        stage = self.stage
+        drops = draw_drops(len(scenes), stage.drop, generator)
+        hidden = generator.random(len(scenes)) < stage.drop_style
+        rows = [self._latents(item, generator) for item in scenes]
+        clean = torch.stack([row["infrared"] for row in rows])
+        planes: dict[str, Tensor | None] = {}
+        for part in ("visible", "segmentation"):
+            kept = [
+                row.get(part) if part in stage.conditions and part not in gone else None
+                for row, gone in zip(rows, drops, strict=True)
+            ]
+            planes[part] = _stack_or_none(kept, clean)
+        return DenoisingBatch(
+            clean=clean * self.model.latent_scale,
+            prompts=[
+                "" if "text" in gone else self._prompt(item, generator)
+                for item, gone in zip(scenes, drops, strict=True)
+            ],
+            styles=torch.tensor(
+                [0 if out else self._style(item) for item, out in zip(scenes, hidden, strict=True)]
+            ),
+            **planes,
+        )
+
+    def _latents(self, item: TrainingScene, generator: np.random.Generator) -> dict[str, Tensor]:
+        stage, factor = self.stage, self.model.card.factor
+        variants = draw_variants(stage.variants, stage.crop, stage.scales, factor, item.scene.name)
+        variant = variants[int(generator.integers(len(variants)))]
+        found: dict[str, Tensor] = {}
+        for part in ("infrared", *(c for c in stage.conditions if c != "text")):
+            image_hash = part_hash(item, part)
+            if image_hash is not None:
+                found[part] = self.cache.get(image_hash, variant, lambda p=part: read_part(item, p))  # type: ignore[misc]
+        windows = cut(list(found.values()), stage.crop // factor, generator)
+        scale = self.model.latent_scale if self.model.card.scale_conditions else 1.0
+        return {
+            part: window if part == "infrared" else window * scale
+            for part, window in zip(found, windows, strict=True)
+        }
+
+    def _prompt(self, item: TrainingScene, generator: np.random.Generator) -> str:
+        if self.stage.prompt is not None:
+            return self.stage.prompt
+        if "text" not in self.stage.conditions or not item.captions:
+            return self.model.card.prompt(None)
+        return self.model.card.prompt(item.captions[int(generator.integers(len(item.captions)))])
+
+    def _style(self, item: TrainingScene) -> int:
+        styles = self.model.card.styles
+        return styles.index(item.scene.style) + 1 if item.scene.style in styles else 0
+
+    def loss(self, batch: DenoisingBatch, generator: torch.Generator) -> Tensor:
+        """Return the mean loss of a batch."""
+        number = len(batch.clean)
+        noise = torch.randn(batch.clean.shape, generator=generator)
+        timesteps = torch.randint(0, self.schedule.num_timesteps, (number,), generator=generator)
+        denoiser = NetworkDenoiser(self.model.unet, None)
+        losses = denoising_loss(
+            denoiser, self.schedule, batch.clean, noise, timesteps, self.conditions(batch)
+        )
+        return losses.mean()
+
+    def conditions(self, batch: DenoisingBatch) -> Conditions:
+        """Return the conditions of a batch; text is embedded anew while its encoder trains."""
+        if "text_encoder" in self.modules:
+            ids = self.model.token_ids(batch.prompts).to(self.model.text_encoder.device)
+            text = self.model.text_encoder(ids).last_hidden_state
+        else:
+            text = self.model.embed_prompts(batch.prompts)
+        return Conditions(
+            visible=batch.visible,
+            segmentation=batch.segmentation,
+            text=text,
+            style=batch.styles,
+        )
+
+    def finish(self, scenes: Sequence[TrainingScene]) -> None:
+        """Forget the embeddings that an earlier text encoder made."""
+        self.model.forget_prompts()
+
+
+def _stack_or_none(rows: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
+    """Stack latents, zeros for None; None if all of them are."""
+    if all(row is None for row in rows):
+        return None
+    return torch.stack([torch.zeros_like(like[0]) if row is None else row for row in rows])
+
+
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "reconstruction": Reconstruction,
+    "denoising": Denoising,
+}

@@ -1,0 +1,140 @@
+"""The named recipes, and recipes from files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from v2ir.errors import InputError, UnknownNameError
+from v2ir.files import read_json
+from v2ir.training.stage import Recipe, Stage
+
+INFRARED_PROMPT = "an infrared image"
+_STREET = ("llvip", "metu_vistir", "msrs", "roadscene")
+_ANNOTATORS = {"captioner": "statistics", "segmenter": "regions"}
+
+
+def _autoencoder(**changes: Any) -> Stage:
+    settings: dict[str, Any] = {
+        "name": "autoencoder",
+        "objective": "reconstruction",
+        "scenes": "infrared",
+        "conditions": (),
+        "trains": ("autoencoder",),
+        "balance": 0.5,
+        "crop": 128,
+        "scales": (1.0, 3.0),
+        "batch_size": 8,
+        "warmup_steps": 50,
+        "decay": True,
+        "average_decay": 0.995,
+        "learning_rate": 1e-3,
+        "drop": 0.0,
+        "drop_style": 0.0,
+    }
+    return Stage(**{**settings, **changes})
+
+
+def _mini() -> Recipe:
+    small: dict[str, Any] = {
+        "trains": ("unet", "text_encoder"),
+        "batch_size": 16,
+        "average_decay": 0.999,
+        "balance": 0.5,
+        "scales": (1.0, 1.5),
+    }
+    return Recipe(
+        name="mini",
+        architecture="mini",
+        stages=(
+            _autoencoder(steps=1600),
+            Stage(
+                name="infrared", scenes="infrared", conditions=(), prompt=INFRARED_PROMPT,
+                steps=500, learning_rate=6e-4, warmup_steps=50, variants=2, drop=0.0, **small,
+            ),
+            Stage(
+                name="pairs", steps=2600, learning_rate=6e-4, warmup_steps=50, decay=True,
+                sample_every=500, **small,
+            ),
+            Stage(
+                name="style", styles=_STREET, alignment=("strict", "near"), steps=600,
+                learning_rate=2e-4, decay=True, sample_every=300, **small,
+            ),
+        ),
+        card={
+            **_ANNOTATORS,
+            "resolution": 384, "multiple": 32, "solver": "dpmpp", "steps": 8,
+            "guidance": {"text": 1.0, "visible": 1.0, "segmentation": 1.0},
+        },
+    )  # fmt: skip
+
+
+def _tiny() -> Recipe:
+    """Return a recipe of all stages that trains in seconds, for tests and first tries."""
+    small: dict[str, Any] = {
+        "steps": 6, "batch_size": 2, "crop": 32, "variants": 2,
+        "trains": ("unet", "text_encoder"), "average_decay": 0.9, "checkpoint_every": 2,
+    }  # fmt: skip
+    return Recipe(
+        name="tiny",
+        architecture="tiny",
+        stages=(
+            _autoencoder(steps=6, batch_size=2, crop=32, checkpoint_every=2),
+            Stage(
+                name="infrared", scenes="infrared", conditions=(), prompt=INFRARED_PROMPT,
+                drop=0.0, **small,
+            ),
+            Stage(name="pairs", sample_every=3, **small),
+            Stage(name="style", **small),
+        ),
+        card={
+            **_ANNOTATORS, "resolution": 64, "multiple": 16, "solver": "dpmpp", "steps": 2,
+            "guidance": {"text": 1.5, "visible": 1.5, "segmentation": 1.5},
+        },
+    )  # fmt: skip
+
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (_mini(), _tiny())}
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """Return a recipe by name or from a JSON file.
+
+    A file holds a whole recipe, or `{"from": NAME, ...}` to change fields of a named one;
+    under `stages` it may then give, by stage name, the fields to change.
+
+    Raises:
+        UnknownNameError: If there is no recipe of that name.
+        InputError: If the file's values are not valid.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".json":
+        if str(name_or_path) not in RECIPES:
+            raise UnknownNameError.of("recipe", str(name_or_path), RECIPES)
+        return RECIPES[str(name_or_path)]
+    values = read_json(path)
+    try:
+        if isinstance(values, dict) and "from" in values:
+            return _changed(load_recipe(values["from"]), values)
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{path} is not a valid recipe", got=str(error)) from error
+
+
+def _changed(base: Recipe, values: dict[str, Any]) -> Recipe:
+    changes = {key: value for key, value in values.items() if key not in {"from", "stages"}}
+    merged = {**base.model_dump(), **changes}
+    per_stage = values.get("stages", {})
+    if isinstance(per_stage, list):
+        merged["stages"] = per_stage
+        return Recipe.model_validate(merged)
+    known = {stage.name for stage in base.stages}
+    for name in per_stage:
+        if name not in known:
+            raise UnknownNameError.of(f"stage of the recipe {base.name}", name, known)
+    merged["stages"] = [
+        {**stage.model_dump(), **per_stage.get(stage.name, {})} for stage in base.stages
+    ]
+    return Recipe.model_validate(merged)

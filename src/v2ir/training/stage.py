@@ -1,0 +1,108 @@
+"""A stage of training and a recipe of stages, as values."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from v2ir.model.conditions import CONDITION_NAMES, ConditionName
+
+Part = Literal["autoencoder", "unet", "text_encoder"]
+
+
+class Stage(BaseModel):
+    """One phase of training.
+
+    Attributes:
+        name: Name of the stage; the model that it ends with is saved under it.
+        objective: Row of `v2ir.training.OBJECTIVES`: what the stage minimises.
+        scenes: `infrared` takes every scene with an infrared image, `pairs` those that
+            have a visible one too.
+        styles: Only scenes of these camera styles; empty takes all.
+        alignment: Only pairs whose stated alignment is one of these; empty takes all.
+        balance: 0 draws scenes alike, 1 draws styles alike, between is between.
+        conditions: Conditions that the network is given; the others stay null.
+        trains: Parts whose weights change.
+        prompt: One prompt for all scenes; None makes it from the caption.
+        steps: Number of optimiser steps.
+        batch_size: Images in one forward pass.
+        accumulation: Forward passes for one optimiser step.
+        learning_rate: Peak learning rate of AdamW.
+        warmup_steps: Steps over which the learning rate rises from zero.
+        decay: Whether the learning rate falls linearly to zero at the end.
+        weight_decay: Weight decay of AdamW.
+        clip_norm: Largest norm of the gradient.
+        drop: Probability of dropping each of the seven non-empty subsets of the
+            conditions. Source: DiffV2IR's released code (0.02).
+        drop_style: Probability of hiding the style.
+        average_decay: Decay of the averaged weights, warmed up as (1 + n) / (10 + n).
+        crop: Side of the square training crop in pixels.
+        scales: Range of the short side before cropping, in multiples of `crop`.
+        variants: Number of resized and flipped variants of a scene that are encoded once
+            and kept; crops are cut out of their latents anew in every step.
+        checkpoint_every: Steps between checkpoints.
+        sample_every: Steps between sample grids; 0 makes none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    objective: str = "denoising"
+    scenes: Literal["infrared", "pairs"] = "pairs"
+    styles: tuple[str, ...] = ()
+    alignment: tuple[str, ...] = ()
+    balance: float = Field(default=0.0, ge=0.0, le=1.0)
+    conditions: tuple[ConditionName, ...] = CONDITION_NAMES
+    trains: tuple[Part, ...] = ("unet",)
+    prompt: str | None = None
+    steps: int = Field(ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    accumulation: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    decay: bool = False
+    weight_decay: float = 1e-2
+    clip_norm: float = 1.0
+    drop: float = Field(default=0.02, ge=0.0, le=1.0 / 7)
+    drop_style: float = Field(default=0.05, ge=0.0, le=1.0)
+    average_decay: float = 0.9999
+    crop: int = Field(default=256, ge=16)
+    scales: tuple[float, float] = (1.0, 1.125)
+    variants: int = Field(default=4, ge=1)
+    checkpoint_every: int = Field(default=200, ge=1)
+    sample_every: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _check_scales(self) -> Self:
+        low, high = self.scales
+        if not 1.0 <= low <= high:
+            raise ValueError(f"scales must be 1 <= low <= high, got {low}, {high}")
+        return self
+
+
+class Recipe(BaseModel):
+    """Everything that decides what a training run ends with, besides the data.
+
+    Attributes:
+        name: Name of the recipe and of the model that it makes.
+        architecture: Row of `v2ir.model.ARCHITECTURES`.
+        stages: Stages in their order; each starts from the averaged weights of the last.
+        seed: Seed of the initial weights and of every draw.
+        card: Further facts for the model card, such as the default solver.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    architecture: str
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    seed: int = 0
+    card: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stages must have different names, got {names}")
+        return self
