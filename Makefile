@@ -21,7 +21,8 @@ $(STAMP):
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "v2ir needs Python 3.11 or newer; got: $(PYTHON); to do: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
+	@echo 'Installing into $(VENV): about two minutes and 1.3 GB'
+	$(BIN)/python -m pip install -qq --no-compile -c constraints.txt -e '.[dev]'
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
