@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib
 import importlib.metadata
 import re
 import subprocess
@@ -188,6 +189,22 @@ def test_no_function_is_too_long() -> None:
                 assert lines <= MAX_FUNCTION_LINES or name in LARGE_FUNCTIONS, (
                     f"{name}: {lines} lines"
                 )
+
+
+def test_the_registries_that_contributing_names_exist() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(v2ir(?:\.\w+)+)\.([A-Z_]+)`", text)
+    assert len(named) >= 8
+    for module, registry in named:
+        rows = getattr(importlib.import_module(module), registry)
+        assert isinstance(rows, dict) and rows, f"{module}.{registry}"
+
+
+def test_the_tests_that_contributing_names_exist() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    patterns = set(re.findall(r"`(tests/[\w*]+\.py)`", text))
+    missing = [pattern for pattern in patterns if not list(REPOSITORY.glob(pattern))]
+    assert patterns and missing == []
 
 
 def heavy_after(code: str) -> set[str]:
