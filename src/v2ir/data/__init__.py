@@ -1,1 +1,18 @@
-"""The data room."""
+"""Scenes on disk: finding, splitting, checking and augmenting them."""
+
+from __future__ import annotations
+
+from v2ir.data.indexing import STYLE_RULES, IndexReport, index
+from v2ir.data.layouts import LAYOUTS
+from v2ir.data.scenes import load_scenes
+from v2ir.data.splits import GROUPERS, SplitRule
+
+__all__ = [
+    "GROUPERS",
+    "LAYOUTS",
+    "STYLE_RULES",
+    "IndexReport",
+    "SplitRule",
+    "index",
+    "load_scenes",
+]
