@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 STATISTICS_FILE = "training_statistics.json"
 PICTURE_FILE = "pictures.png"
 MAX_LISTED = 20
+PIPE_WIDTH = 200
 
 
 def command(
@@ -164,13 +166,14 @@ def _show(result: Evaluation) -> None:
 
     from v2ir.evaluation import report as reports
 
-    output = Console()
+    # Into a file or a pipe goes the whole width; a narrow terminal wraps inside the cells.
+    output = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
     for metrics in reports.TABLES:
         table = reports.make_table(result, metrics)
         shown = Table(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
-        shown.add_column("")
+        shown.add_column("", no_wrap=True)
         for column in table.columns:
-            shown.add_column(column, justify="right", no_wrap=True)
+            shown.add_column(column, justify="right")
         for method, columns in table.rows:
             cells = [
                 Text(" / ").join(Text(c.text, style="bold" if c.is_best else "") for c in cell)

@@ -254,11 +254,13 @@ def _num_cores() -> int:
 def _measured(case: Case, methods: tuple[str, ...], reference: Reference | None) -> list[Row] | str:
     """Return the rows of one case, or why it has none."""
     try:
-        truth = read_infrared(case.truth)
+        # Every metric counts in float64; turned once here, none of them turns it again.
+        truth = read_infrared(case.truth).astype(np.float64)
         rows = []
         for method, image in _images(case, methods, reference):
             _check_size(method, image, truth)
-            scores = {name: metric.function(image, truth) for name, metric in METRICS.items()}
+            values = image.astype(np.float64)
+            scores = {name: metric.function(values, truth) for name, metric in METRICS.items()}
             rows.append(Row(case.name, case.style or UNKNOWN_STYLE, method, scores))
     except V2IRError as error:
         return str(error)

@@ -55,7 +55,7 @@ def _checked(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.
             got=f"shapes {prediction.shape} and {truth.shape}",
             do="give two one-channel images of the same size",
         )
-    return prediction.astype(np.float64), truth.astype(np.float64)
+    return prediction.astype(np.float64, copy=False), truth.astype(np.float64, copy=False)
 
 
 def mean_absolute_error(prediction: np.ndarray, truth: np.ndarray) -> float:
@@ -90,7 +90,7 @@ def structural_similarity(prediction: np.ndarray, truth: np.ndarray) -> float:
     which leaves out 5 px on each side. Equal to scikit-image's `structural_similarity(
     gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1)` on
     float64 images, at about half its time: the two variances are only needed as their
-    sum, so four filters do instead of five.
+    sum, so four filters do instead of five, and strips of rows stay in the cache.
 
     Source: Wang, Bovik, Sheikh and Simoncelli, 2004, equation 13.
 
@@ -104,6 +104,20 @@ def structural_similarity(prediction: np.ndarray, truth: np.ndarray) -> float:
             got=f"{truth.shape[1]}x{truth.shape[0]} px",
             do=f"compare images of at least {SSIM_WINDOW} px on both sides",
         )
+    rows, columns = truth.shape[0] - 2 * _RADIUS, truth.shape[1] - 2 * _RADIUS
+    total = 0.0
+    for top in range(0, rows, _STRIP_ROWS):
+        strip = slice(top, top + _STRIP_ROWS + 2 * _RADIUS)
+        total += float(_similarities(prediction[strip], truth[strip]).sum())
+    return total / (rows * columns)
+
+
+_RADIUS = SSIM_WINDOW // 2
+_STRIP_ROWS = 32
+
+
+def _similarities(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the similarity of each window that lies inside; (H-10)x(W-10)."""
     mean_p, mean_t = _windowed(prediction), _windowed(truth)
     mean_product = mean_p * mean_t
     mean_squares = mean_p * mean_p + mean_t * mean_t
@@ -111,20 +125,25 @@ def structural_similarity(prediction: np.ndarray, truth: np.ndarray) -> float:
     variances = _windowed(prediction * prediction + truth * truth) - mean_squares
     c1, c2 = SSIM_K1**2, SSIM_K2**2
     above = (2.0 * mean_product + c1) * (2.0 * covariance + c2)
-    return float((above / ((mean_squares + c1) * (variances + c2))).mean())
+    similarities: np.ndarray = above / ((mean_squares + c1) * (variances + c2))
+    return similarities
 
 
 def _windowed(values: np.ndarray) -> np.ndarray:
-    """Return the Gaussian-weighted means of all windows inside; (H-10)x(W-10)."""
-    from scipy.ndimage import correlate1d
+    """Return the Gaussian-weighted mean of each window that lies inside; (H-10)x(W-10)."""
+    return _windowed_rows(_windowed_rows(values).T).T
 
-    radius = SSIM_WINDOW // 2
-    offsets = np.arange(-radius, radius + 1)
-    weights = np.exp(-0.5 * np.square(offsets / SSIM_SIGMA))
-    weights /= weights.sum()
-    rows = correlate1d(values, weights, axis=0)[radius:-radius]
-    inside: np.ndarray = correlate1d(rows, weights, axis=1)[:, radius:-radius]
-    return inside
+
+def _windowed_rows(values: np.ndarray) -> np.ndarray:
+    weights = np.exp(-0.5 * np.square(np.arange(_RADIUS + 1) / SSIM_SIGMA))
+    weights /= weights[0] + 2.0 * weights[1:].sum()
+    end = values.shape[0] - _RADIUS
+    total: np.ndarray = values[_RADIUS:end] * weights[0]
+    for offset in range(1, _RADIUS + 1):
+        pair = values[_RADIUS - offset : end - offset] + values[_RADIUS + offset : end + offset]
+        pair *= weights[offset]
+        total += pair
+    return total
 
 
 def correlation(prediction: np.ndarray, truth: np.ndarray) -> float:
@@ -173,8 +192,9 @@ def contrast_ratio(prediction: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _mean_gradient(values: np.ndarray) -> float:
-    down, right = np.gradient(values)
-    return float(np.hypot(down, right).mean())
+    # Differences of 8-bit levels are exact enough in float32, at a third of the time.
+    down, right = np.gradient(values.astype(np.float32))
+    return float(np.sqrt(down * down + right * right).mean(dtype=np.float64))
 
 
 def _ratio(above: float, below: float) -> float:

@@ -59,7 +59,7 @@ def picture(plan: Plan, evaluation: Evaluation) -> bytes:
     """
     picks = pick_images(plan, evaluation)
     heads = [*(["visible"] if picks[0].case.visible else []), *plan.methods, "truth", "error"]
-    strips = [_head(heads), *(_strip(pick) for pick in picks)]
+    strips = [_head(heads), *(_strip(pick, plan.methods[0]) for pick in picks)]
     return encode_png(np.concatenate(strips))
 
 
@@ -69,7 +69,7 @@ def _head(heads: Sequence[str]) -> np.ndarray:
     return _text_line(width, places)
 
 
-def _strip(pick: Pick) -> np.ndarray:
+def _strip(pick: Pick, method: str) -> np.ndarray:
     """Return one row of tiles below a line of text; HWC uint8."""
     case = pick.case
     truth = read_infrared(case.truth)
@@ -84,7 +84,7 @@ def _strip(pick: Pick) -> np.ndarray:
         columns.append(np.pad(tile, below, constant_values=255))
     row = np.concatenate(columns, axis=1)[:, :-GAP]
     scores = pick.row.scores
-    label = f"{pick.rank}: {pick.row.name} ({pick.row.style}), first method"
+    label = f"{pick.rank}: {pick.row.name} ({pick.row.style}), {method}"
     label += f" {scores['psnr']:.2f} dB, SSIM {scores['ssim']:.3f}"
     return np.concatenate([_text_line(row.shape[1], [(0, label)]), row])
 
