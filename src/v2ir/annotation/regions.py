@@ -113,7 +113,10 @@ def _merge_similar(labels: np.ndarray, pixels: np.ndarray, tolerance: float) -> 
     """
     first, second = _neighbours(labels)
     area = np.bincount(labels.ravel()).astype(np.float64)
-    sums = [np.bincount(labels.ravel(), weights=channel.ravel()) for channel in np.moveaxis(pixels, -1, 0)]
+    sums = [
+        np.bincount(labels.ravel(), weights=channel.ravel())
+        for channel in np.moveaxis(pixels, -1, 0)
+    ]
     mean = np.stack(sums, axis=1) / area[:, None]
     parent = np.arange(len(area))
     distance = np.linalg.norm(mean[first] - mean[second], axis=1)
