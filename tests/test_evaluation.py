@@ -397,6 +397,7 @@ def test_other_methods_join_the_same_table(data: Path, predictions: Path) -> Non
         (["--methods", "prediction=x"], "NAME=FOLDER"),
         (["--visible", "x"], "--reference"),
         (["--alignment", "strict"], "--data"),
+        (["--split", "test"], "--data"),
     ],
 )
 def test_wrong_options_are_explained(

@@ -33,7 +33,9 @@ def command(
     data: Path | None = typer.Option(
         None, help="Indexed data set: gives splits, styles, photographs and training statistics."
     ),
-    split: str = typer.Option("test", help="With --data: train, val, test or all."),
+    split: str | None = typer.Option(
+        None, help="With --data: train, val, test or all; test if not given."
+    ),
     alignment: str | None = typer.Option(
         None, help="With --data: only pairs of this alignment, such as strict."
     ),
@@ -82,7 +84,7 @@ def _context(
     data: Path | None,
     visible: Path | None,
     reference: Path | None,
-    split: str,
+    split: str | None,
     alignment: str | None,
     truth: Path,
 ) -> Context:
@@ -93,9 +95,9 @@ def _context(
     if data is not None:
         if visible or reference:
             raise InputError("--data already gives what --visible and --reference give")
-        return context.context_of_data(data, context.Selection(split, alignment))
-    if alignment:
-        raise InputError("--alignment selects scenes of a data set", do="add --data FOLDER")
+        return context.context_of_data(data, context.Selection(split or "test", alignment))
+    if split or alignment:
+        raise InputError("--split and --alignment select from a data set", do="add --data FOLDER")
     if visible and reference:
         return context.context_of_folders(visible, reference)
     if visible or reference:

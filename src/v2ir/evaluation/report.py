@@ -62,20 +62,22 @@ def groups(evaluation: Evaluation) -> tuple[str | None, ...]:
 def make_table(evaluation: Evaluation, metrics: tuple[str, ...]) -> Table:
     """Lay out the means of `metrics`: rows are methods, columns are styles."""
     columns = groups(evaluation)
-    best = {
-        (metric, style): min(
-            METRICS[metric].badness(evaluation.mean(method, metric, style))
-            for method in evaluation.methods
+    # Ties are decided on the digits shown, or of two equal numbers only one would be bold.
+    means = {
+        (method, metric, style): round(
+            evaluation.mean(method, metric, style), METRICS[metric].digits
         )
+        for method in evaluation.methods
         for metric in metrics
         for style in columns
     }
 
     def cell(method: str, metric: str, style: str | None) -> Cell:
-        value = evaluation.mean(method, metric, style)
-        text = "-" if math.isnan(value) else f"{value:.{METRICS[metric].digits}f}"
-        is_best = METRICS[metric].badness(value) == best[metric, style]
-        return Cell(text, is_best and not math.isnan(value))
+        value, rule = means[method, metric, style], METRICS[metric]
+        if math.isnan(value):
+            return Cell("-", is_best=False)
+        best = min(rule.badness(means[m, metric, style]) for m in evaluation.methods)
+        return Cell(f"{value:.{rule.digits}f}", is_best=rule.badness(value) == best)
 
     return Table(
         title=" / ".join(METRICS[metric].label for metric in metrics),
