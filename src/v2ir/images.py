@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from v2ir.errors import ImageReadError, OutputError
 from v2ir.files import write_bytes
@@ -136,11 +137,28 @@ def image_size(path: Path) -> tuple[int, int]:
         raise ImageReadError(f"{path} is not an image", got=str(error), do="remove it") from error
 
 
-def encode_png(pixels: np.ndarray) -> bytes:
-    """Return HW or HWC uint8 pixels as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
+def encode_png(pixels: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:
+    """Return HW or HWC uint8 pixels as the bytes of a PNG file.
+
+    `text` becomes textual chunks before the pixels, which `read_png_text` gives back.
+    """
+    buffer, chunks = io.BytesIO(), PngImagePlugin.PngInfo()
+    for key, value in (text or {}).items():
+        chunks.add_text(key, value)
+    Image.fromarray(pixels).save(buffer, format="PNG", pnginfo=chunks)
     return buffer.getvalue()
+
+
+def read_png_text(path: Path) -> dict[str, str]:
+    """Return the textual chunks before the pixels; the pixels are not decoded.
+
+    A file that is no PNG, or no image at all, has none.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return {key: value for key, value in image.info.items() if isinstance(value, str)}
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return {}
 
 
 def to_uint8(infrared: np.ndarray) -> np.ndarray:
