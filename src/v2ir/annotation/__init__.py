@@ -8,18 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from v2ir.annotation.annotating import AnnotationReport, annotate
 from v2ir.annotation.interface import Captioner, Segmenter
+from v2ir.annotation.provenance import Provenance
 from v2ir.annotation.regions import RegionSegmenter
 from v2ir.annotation.statistics import StatisticsCaptioner
+from v2ir.annotation.store import AnnotationStore
 from v2ir.errors import UnknownNameError
 
 __all__ = [
     "CAPTIONERS",
     "SEGMENTERS",
+    "AnnotationReport",
+    "AnnotationStore",
     "Captioner",
+    "Provenance",
     "RegionSegmenter",
     "Segmenter",
     "StatisticsCaptioner",
+    "annotate",
     "make_captioner",
     "make_segmenter",
 ]
