@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from v2ir.data.augment import random_resized_crop, square_crop
 from v2ir.data.indexing import STYLE_RULES, IndexReport, index
 from v2ir.data.layouts import LAYOUTS
 from v2ir.data.scenes import load_scenes
@@ -15,4 +16,6 @@ __all__ = [
     "SplitRule",
     "index",
     "load_scenes",
+    "random_resized_crop",
+    "square_crop",
 ]
