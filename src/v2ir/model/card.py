@@ -53,6 +53,9 @@ class ModelCard(BaseModel):
         scale_conditions: Whether the latents of the visible image and the map are scaled
             like the target's (never so in DiffV2IR; needed where the small autoencoder's
             latents are far from unit variance).
+        latent_mean: Mean of each channel of the infrared latents; empty where one factor,
+            the autoencoder's `scaling_factor`, is all that scales them.
+        latent_std: Standard deviation of each channel; empty like `latent_mean`.
         styles: Names of the camera styles, in the order of the embedding's rows 1, 2, ...
         default_style: Style used when none is asked for; None uses row 0, "no style".
         resolution: Short side in pixels of the size that images are worked on at.
@@ -79,6 +82,8 @@ class ModelCard(BaseModel):
     channels: int
     factor: int = 8
     scale_conditions: bool = False
+    latent_mean: tuple[float, ...] = ()
+    latent_std: tuple[float, ...] = ()
     styles: tuple[str, ...] = ()
     default_style: str | None = None
     resolution: int = 512
@@ -100,6 +105,9 @@ class ModelCard(BaseModel):
     def _check(self) -> Self:
         if self.default_style is not None and self.default_style not in self.styles:
             raise ValueError(f"default_style {self.default_style!r} is not one of {self.styles}")
+        lengths = {len(self.latent_mean), len(self.latent_std)}
+        if lengths not in ({0}, {self.channels}):
+            raise ValueError(f"latent_mean and latent_std need {self.channels} values or none")
         if "{caption}" not in self.prompt_template:
             raise ValueError("prompt_template must contain {caption}")
         return self

@@ -66,10 +66,30 @@ class Model:
         """Number format of the denoising network's weights."""
         return next(self.unet.parameters()).dtype
 
-    @property
-    def latent_scale(self) -> float:
-        """Factor between the autoencoder's latents and those that are denoised."""
-        return float(self.autoencoder.config.scaling_factor)
+    def scale_latents(self, latents: Tensor) -> Tensor:
+        """Bring the autoencoder's latents (N, c, h, w) to the scale that is denoised."""
+        if not self.card.latent_std:
+            return latents * float(self.autoencoder.config.scaling_factor)
+        mean, std = self._moments(latents)
+        return (latents - mean) / std
+
+    def unscale_latents(self, latents: Tensor) -> Tensor:
+        """Undo `scale_latents`."""
+        if not self.card.latent_std:
+            return latents / float(self.autoencoder.config.scaling_factor)
+        mean, std = self._moments(latents)
+        return latents * std + mean
+
+    def scale_condition(self, latents: Tensor) -> Tensor:
+        """Scale the latents of a condition (N, c, h, w) if this model wants them scaled."""
+        return self.scale_latents(latents) if self.card.scale_conditions else latents
+
+    def _moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = (
+            torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
+            for values in (self.card.latent_mean, self.card.latent_std)
+        )
+        return mean, std
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -96,19 +116,18 @@ class Model:
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Encode condition images, (N, 3, H, W) in [-1, 1], to latents (N, c, H/f, W/f)."""
-        latents = encode_mode(self.autoencoder, images.to(self.device))
-        return latents * self.latent_scale if self.card.scale_conditions else latents
+        return self.scale_condition(encode_mode(self.autoencoder, images.to(self.device)))
 
     @torch.no_grad()
     def encode_target(self, images: Tensor) -> Tensor:
         """Encode infrared images, (N, 3, H, W) in [-1, 1], to the scaled latents to denoise."""
-        return encode_mode(self.autoencoder, images.to(self.device)) * self.latent_scale
+        return self.scale_latents(encode_mode(self.autoencoder, images.to(self.device)))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode denoised latents (N, c, h, w) to images (N, 3, H, W), about [-1, 1]."""
         dtype = next(self.autoencoder.parameters()).dtype
-        return self.autoencoder.decode(latents.to(dtype) / self.latent_scale).sample
+        return self.autoencoder.decode(self.unscale_latents(latents.to(dtype))).sample
 
     def token_ids(self, prompts: Sequence[str]) -> Tensor:
         """Return the token numbers of prompts padded to the model's length, (N, L)."""

@@ -256,7 +256,7 @@ def widen_input(unet: Any, in_channels: int) -> Any:
     if in_channels == old:
         return widened
     first = unet.conv_in
-    conv = nn.Conv2d(
+    conv: Any = nn.Conv2d(
         in_channels, first.out_channels, first.kernel_size, first.stride, first.padding
     ).to(first.weight)
     with torch.no_grad():

@@ -45,7 +45,7 @@ def branches(guidance: Guidance, present: frozenset[ConditionName]) -> list[Bran
         (None, *ORDERS[guidance.nesting]), [1.0, *scales], [*scales, 0.0], strict=True
     ):
         if name in present:
-            seen = seen | {name}  # type: ignore[operator]
+            seen = seen | {name}
         net[seen] = net.get(seen, 0.0) + (before - after)
     kept = [(names, weight) for names, weight in net.items() if abs(weight) > 1e-9]
     return kept or [(present, 1.0)]

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -122,12 +121,9 @@ class LatentCache:
             return latent.float()
 
 
-def cut(latents: list[Any], size: int, generator: np.random.Generator) -> list[Tensor | None]:
+def cut(latents: Sequence[Tensor], size: int, generator: np.random.Generator) -> list[Tensor]:
     """Cut the same random window of `size` latent pixels out of each latent (c, h, w)."""
-    shape = next(latent.shape[-2:] for latent in latents if latent is not None)
-    top = int(generator.integers(shape[0] - size + 1))
-    left = int(generator.integers(shape[1] - size + 1))
-    return [
-        None if latent is None else latent[:, top : top + size, left : left + size]
-        for latent in latents
-    ]
+    height, width = latents[0].shape[-2:]
+    top = int(generator.integers(height - size + 1))
+    left = int(generator.integers(width - size + 1))
+    return [latent[:, top : top + size, left : left + size] for latent in latents]

@@ -24,9 +24,11 @@ class Objective(Protocol):
     """A loss over batches of scenes.
 
     Attributes:
+        model: The model in training.
         modules: The networks whose weights change, by part.
     """
 
+    model: Model
     modules: dict[str, nn.Module]
 
     def batch(self, scenes: Sequence[TrainingScene], generator: np.random.Generator) -> Any:
@@ -102,19 +104,26 @@ class Reconstruction:
 
     @torch.no_grad()
     def finish(self, scenes: Sequence[TrainingScene]) -> None:
-        """Set the latent scale so that infrared latents have unit variance.
+        """Measure each channel of the infrared latents, so that they get unit variance.
 
-        Source: Rombach et al. 2022, Appendix G.
+        One factor for all channels (Rombach et al. 2022, Appendix G) is not enough where
+        the channels have different means, as those of a small autoencoder do.
         """
         step = max(1, len(scenes) // 64)
-        squares = []
+        values = []
         for item in scenes[::step]:
             pixels = Variant(self.stage.crop, False, self.model.card.factor).apply(
                 read_part(item, "infrared")
             )
             latent = encode_mode(self.model.autoencoder, to_tensor(pixels)[None])
-            squares.append(float(latent.square().mean()))
-        self.model.autoencoder.register_to_config(scaling_factor=float(np.mean(squares) ** -0.5))
+            values.append(latent[0].flatten(1))
+        channels = torch.cat(values, dim=1).double()
+        self.model.card = self.model.card.model_copy(
+            update={
+                "latent_mean": tuple(channels.mean(dim=1).tolist()),
+                "latent_std": tuple(channels.std(dim=1).tolist()),
+            }
+        )
 
 
 @dataclasses.dataclass
@@ -163,9 +172,9 @@ class Denoising:
                 row.get(part) if part in stage.conditions and part not in gone else None
                 for row, gone in zip(rows, drops, strict=True)
             ]
-            planes[part] = _stack_or_none(kept, clean)
+            planes[part] = self._stack(kept)
         return DenoisingBatch(
-            clean=clean * self.model.latent_scale,
+            clean=self.model.scale_latents(clean),
             prompts=[
                 "" if "text" in gone else self._prompt(item, generator)
                 for item, gone in zip(scenes, drops, strict=True)
@@ -186,11 +195,16 @@ class Denoising:
             if image_hash is not None:
                 found[part] = self.cache.get(image_hash, variant, lambda p=part: read_part(item, p))  # type: ignore[misc]
         windows = cut(list(found.values()), stage.crop // factor, generator)
-        scale = self.model.latent_scale if self.model.card.scale_conditions else 1.0
-        return {
-            part: window if part == "infrared" else window * scale
-            for part, window in zip(found, windows, strict=True)
-        }
+        return dict(zip(found, windows, strict=True))
+
+    def _stack(self, rows: Sequence[Tensor | None]) -> Tensor | None:
+        """Stack condition latents, all-zero where there is none; None if there are none."""
+        given = [row for row in rows if row is not None]
+        if not given:
+            return None
+        scaled = iter(self.model.scale_condition(torch.stack(given)))
+        blank = torch.zeros_like(given[0])
+        return torch.stack([blank if row is None else next(scaled) for row in rows])
 
     def _prompt(self, item: TrainingScene, generator: np.random.Generator) -> str:
         if self.stage.prompt is not None:
@@ -231,13 +245,6 @@ class Denoising:
     def finish(self, scenes: Sequence[TrainingScene]) -> None:
         """Forget the embeddings that an earlier text encoder made."""
         self.model.forget_prompts()
-
-
-def _stack_or_none(rows: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
-    """Stack latents, zeros for None; None if all of them are."""
-    if all(row is None for row in rows):
-        return None
-    return torch.stack([torch.zeros_like(like[0]) if row is None else row for row in rows])
 
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {

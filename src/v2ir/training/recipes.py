@@ -52,15 +52,15 @@ def _mini() -> Recipe:
             _autoencoder(steps=1600),
             Stage(
                 name="infrared", scenes="infrared", conditions=(), prompt=INFRARED_PROMPT,
-                steps=500, learning_rate=6e-4, warmup_steps=50, variants=2, drop=0.0, **small,
+                steps=250, learning_rate=6e-4, warmup_steps=50, variants=2, drop=0.0, **small,
             ),
             Stage(
-                name="pairs", steps=2600, learning_rate=6e-4, warmup_steps=50, decay=True,
+                name="pairs", steps=1700, learning_rate=6e-4, warmup_steps=50, decay=True,
                 sample_every=500, **small,
             ),
             Stage(
-                name="style", styles=_STREET, alignment=("strict", "near"), steps=600,
-                learning_rate=2e-4, decay=True, sample_every=300, **small,
+                name="style", styles=_STREET, alignment=("strict", "near"), steps=450,
+                learning_rate=2e-4, decay=True, sample_every=150, **small,
             ),
         ),
         card={

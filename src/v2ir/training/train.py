@@ -67,6 +67,8 @@ def train(
         DataError: If the data set does not have what a stage needs.
         UnknownNameError: If a stage is asked for that the recipe does not have.
     """
+    # Gradients of saturated units underflow; on CPUs denormal numbers are many times slower.
+    torch.set_flush_denormal(True)
     wanted = _chosen(recipe, settings.stages)
     run = Run(settings.run_dir)
     run.open(recipe)
@@ -170,7 +172,7 @@ def _run_stage(
     chosen = scenes_of(stage, scenes)
     logger.info("stage %s: %d scenes, %d steps", stage.name, len(chosen), stage.steps)
     for module in (model.unet, model.autoencoder):
-        torch.nn.Module.to(module, memory_format=torch.channels_last)
+        torch.nn.Module.to(module, memory_format=torch.channels_last)  # type: ignore[call-overload]
     cache = LatentCache(
         settings.cache_dir or settings.data_dir / ".latents",
         _encoder(model),
@@ -190,7 +192,7 @@ def _run_stage(
     with averaged(state.averages, state.modules):
         _rest(state.modules.values())
         objective.finish(chosen)
-        _save(model, recipe, stage, run)
+        _save(objective.model, recipe, stage, run)
         if sample:
             sample(None)
 

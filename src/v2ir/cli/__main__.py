@@ -1,0 +1,5 @@
+"""Run the command line as `python -m v2ir.cli`."""
+
+from v2ir.cli import main
+
+main()
