@@ -24,7 +24,8 @@ ROOMS: dict[str, frozenset[str]] = {
     "data": frozenset({"base"}),
     "annotation": frozenset({"base", "data"}),
     "model": frozenset({"base"}),
-    "training": frozenset({"base", "data", "annotation", "model"}),
+    # Training draws sample grids, so it samples.
+    "training": frozenset({"base", "data", "annotation", "model", "sampling"}),
     "sampling": frozenset({"base", "model"}),
     "evaluation": frozenset({"base"}),
     "cli": frozenset({"base", "data", "annotation", "model", "training", "sampling", "evaluation"}),
