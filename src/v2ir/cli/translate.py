@@ -2,6 +2,226 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-def command() -> None:
-    """Stand in until the verb is written."""
+import typer
+
+from v2ir.cli.console import console, list_failures, progress_bar
+from v2ir.errors import InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from v2ir.model import Guidance, Model
+    from v2ir.sampling import Annotators, Translator
+    from v2ir.sampling.geometry import Resolution
+
+
+def command(
+    source: Path = typer.Argument(
+        ..., metavar="INPUT", help="A photograph, a folder of them, or a data set with rgb/."
+    ),
+    out: Path = typer.Argument(..., metavar="OUT", help="Folder of the infrared images."),
+    model: str = typer.Option("mini", help="Bundled model, model folder, or hub name."),
+    style: str | None = typer.Option(
+        None, help="Camera to imitate, or `none`; `v2ir models MODEL` lists them."
+    ),
+    seed: int = typer.Option(0, help="Seed of the noise."),
+    steps: int | None = typer.Option(None, help="Solver steps."),
+    solver: str | None = typer.Option(None, help="Solver, such as dpmpp or euler_ancestral."),
+    guidance: str | None = typer.Option(
+        None, metavar="T,V,S", help="Guidance scales of text, visible image and segmentation."
+    ),
+    nesting: str | None = typer.Option(None, help="Nesting of the guidance: paper or released."),
+    guidance_interval: str | None = typer.Option(
+        None, metavar="LOW,HIGH", help="Part of the timesteps, in 0..1, in which guidance acts."
+    ),
+    batch_size: int | None = typer.Option(
+        None, help="Images computed together; 1 on a CPU, 8 elsewhere."
+    ),
+    resolution: str | None = typer.Option(
+        None, metavar="PIXELS|native", help="Short side at which the network works."
+    ),
+    captions: Path | None = typer.Option(
+        None, help="Your captions: JSON lines with name and caption, or a folder of NAME.txt."
+    ),
+    maps: Path | None = typer.Option(None, help="Your segmentation maps: a folder of NAME.png."),
+    captioner: str | None = typer.Option(None, help="Captioner instead of the model's own."),
+    segmenter: str | None = typer.Option(None, help="Segmenter instead of the model's own."),
+    without: list[str] = typer.Option([], help="Leave out caption or segmentation (repeat)."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1, mps, ..."),
+    dry_run: bool = typer.Option(False, help="Say what would be made, and write nothing."),
+) -> None:
+    """Translate photographs to infrared images of exactly the same size.
+
+    An image that exists already with the same settings is kept, so an interrupted run
+    continues with the same command.
+
+    Example: `v2ir translate photos infrared --style roadscene`
+    """
+    if not source.exists():
+        raise InputError(f"{source} does not exist", do="give an image or a folder of images")
+    from v2ir.sampling import TranslateSettings, Translator
+
+    loaded = load(model, device)
+    settings = TranslateSettings(
+        style=style,
+        seed=seed,
+        steps=steps,
+        solver=solver,
+        guidance=parse_guidance(loaded.card.guidance, guidance, nesting, guidance_interval),
+        resolution=parse_resolution(resolution),
+        batch_size=batch_size,
+        without=tuple(without),  # type: ignore[arg-type]
+    )
+    translator = Translator(loaded, settings)
+    annotators = make_annotators(
+        translator, captioner=captioner, segmenter=segmenter, captions=captions, maps=maps
+    )
+    if dry_run:
+        _list_pending(source, out, translator, annotators)
+        return
+    _translate(source, out, translator, annotators)
+
+
+def _translate(source: Path, out: Path, translator: Translator, annotators: Annotators) -> None:
+    from v2ir.sampling import translate
+
+    with progress_bar("translating") as progress:
+        report = translate(source, out, translator, annotators, progress)
+    kept = f", {report.kept} kept from before" if report.kept else ""
+    console.print(f"{report.made} infrared images made{kept}: {out}", highlight=False)
+    list_failures(report.failures)
+
+
+def _list_pending(source: Path, out: Path, translator: Translator, annotators: Annotators) -> None:
+    from v2ir.sampling import pending
+
+    jobs = list(pending(source, out, translator, annotators))
+    for job, wanted in jobs:
+        console.print(
+            f"{'make' if wanted else 'keep'} {job.output} from {job.source}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    number = sum(wanted for _, wanted in jobs)
+    console.print(f"would make {number} of {len(jobs)} infrared images", highlight=False)
+
+
+def load(model: str, device: str) -> Model:
+    """Load a model onto a device; `auto` is the first accelerator, or the CPU.
+
+    Raises:
+        InputError: If there is no such device here.
+    """
+    import torch
+
+    from v2ir.model import load_model
+
+    if device == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        device = str(found or "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"the device {device} cannot be used",
+            got=str(error).splitlines()[0],
+            do="give --device cpu",
+        ) from error
+    return load_model(model, device)
+
+
+def parse_guidance(
+    default: Guidance, scales: str | None, nesting: str | None, interval: str | None
+) -> Guidance:
+    """Change the model's guidance by what the user gave.
+
+    Raises:
+        InputError: If a text does not hold the numbers it should.
+        UnknownNameError: If the nesting is unknown.
+    """
+    from pydantic import ValidationError
+
+    from v2ir.sampling.guidance import ORDERS
+
+    changes: dict[str, object] = {}
+    if scales is not None:
+        values = _numbers(scales, 3, "--guidance", "7.5,1.5,1.5")
+        changes.update(zip(("text", "visible", "segmentation"), values, strict=True))
+    if nesting is not None:
+        if nesting not in ORDERS:
+            raise UnknownNameError.of("nesting", nesting, ORDERS)
+        changes["nesting"] = nesting
+    if interval is not None:
+        changes["interval"] = _numbers(interval, 2, "--guidance-interval", "0.2,0.8")
+    try:
+        return type(default).model_validate({**default.model_dump(), **changes})
+    except ValidationError as error:
+        raise InputError("the guidance is not valid", got=error.errors()[0]["msg"]) from error
+
+
+def _numbers(text: str, count: int, option: str, example: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != count:
+        raise InputError(
+            f"{option} takes {count} numbers", got=repr(text), do=f"give for instance {example}"
+        )
+    return values
+
+
+def parse_resolution(text: str | None) -> Resolution | None:
+    """Return the resolution in pixels, `native`, or None for the model's own.
+
+    Raises:
+        InputError: If it is neither.
+    """
+    if text is None:
+        return None
+    if text == "native":
+        return "native"
+    if not text.isdecimal():
+        raise InputError("--resolution takes pixels or `native`", got=repr(text))
+    return int(text)
+
+
+def make_annotators(
+    translator: Translator,
+    *,
+    captioner: str | None = None,
+    segmenter: str | None = None,
+    captions: Path | None = None,
+    maps: Path | None = None,
+) -> Annotators:
+    """Build the sources of captions and maps: the user's, else those the model names.
+
+    Raises:
+        InputError: If the user asks for one whose condition has no effect here.
+        UnknownNameError: If an annotator is unknown.
+    """
+    from v2ir.annotation import make_captioner, make_segmenter
+    from v2ir.sampling import Annotators, find_maps, read_captions
+
+    card = translator.model.card
+    _refuse_idle("captions", captioner or captions, translator.takes_captions)
+    _refuse_idle("maps", segmenter or maps, translator.takes_maps)
+    words = (captioner or card.captioner) if translator.takes_captions else None
+    regions = (segmenter or card.segmenter) if translator.takes_maps else None
+    return Annotators(
+        captioner=make_captioner(words) if words else None,
+        segmenter=make_segmenter(regions) if regions else None,
+        captions=read_captions(captions) if captions else {},
+        maps=find_maps(maps) if maps else {},
+    )
+
+
+def _refuse_idle(what: str, asked: object, has_effect: bool) -> None:
+    if asked and not has_effect:
+        raise InputError(
+            f"{what} have no effect here",
+            got=str(asked),
+            do="the model does not take them, or --without leaves them out; drop one option",
+        )

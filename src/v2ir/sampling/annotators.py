@@ -1,0 +1,142 @@
+"""Where the caption and the map of an image come from: the user, an annotator, or nowhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from v2ir.errors import InputError
+from v2ir.files import hash_file, image_paths, read_jsonl
+from v2ir.images import read_map
+
+T = TypeVar("T")
+
+USER = "user"
+"""Stands in sidecars where the user gave the caption or the map."""
+
+
+class Captioner(Protocol):
+    """Describes images in words; those of `v2ir.annotation` do."""
+
+    name: str
+    version: str
+
+    def caption(self, images: Sequence[np.ndarray]) -> list[str]:
+        """Return one caption per HWC uint8 image."""
+        ...
+
+
+class Segmenter(Protocol):
+    """Finds the regions of images; those of `v2ir.annotation` do."""
+
+    name: str
+    version: str
+
+    def segment(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return one HW uint8 map per HWC uint8 image."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotators:
+    """Sources of captions and maps. What the user gives goes before what is computed.
+
+    Attributes:
+        captioner: Describes the images that have no caption in `captions`.
+        segmenter: Segments the images that have no map in `maps`.
+        captions: Captions by the image's path below the input folder, with or without
+            its extension.
+        maps: Map files by the same names.
+    """
+
+    captioner: Captioner | None = None
+    segmenter: Segmenter | None = None
+    captions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    maps: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+
+    def caption_source(self, name: str) -> str | None:
+        """Return who captions the image: `user`, an annotator's name and version, or None."""
+        return USER if lookup(self.captions, name) else _title(self.captioner)
+
+    def map_source(self, name: str) -> str | None:
+        """Return who segments the image; a user's map is named by its hash."""
+        path = lookup(self.maps, name)
+        return f"{USER} {hash_file(path)}" if path else _title(self.segmenter)
+
+    def given_caption(self, name: str) -> str | None:
+        """Return the user's caption of an image, or None."""
+        return lookup(self.captions, name)
+
+    def caption(self, name: str, image: np.ndarray) -> str | None:
+        """Return the caption of an HWC uint8 image, or None."""
+        given = self.given_caption(name)
+        if given or self.captioner is None:
+            return given
+        return self.captioner.caption([image])[0]
+
+    def segment(self, name: str, image: np.ndarray) -> np.ndarray | None:
+        """Return the map of an HWC uint8 image, HW uint8 of any size, or None.
+
+        Raises:
+            ImageReadError: If the user's map cannot be read.
+        """
+        given = lookup(self.maps, name)
+        if given:
+            return read_map(given)
+        return None if self.segmenter is None else self.segmenter.segment([image])[0]
+
+
+def _title(annotator: Captioner | Segmenter | None) -> str | None:
+    return None if annotator is None else f"{annotator.name} {annotator.version}"
+
+
+def lookup(table: Mapping[str, T], name: str) -> T | None:
+    """Find an image's entry by its path with or without the extension."""
+    return table.get(name, table.get(_stem(name)))
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).with_suffix("").as_posix()
+
+
+def read_captions(path: Path) -> dict[str, str]:
+    """Read captions from a file of JSON lines or a folder of text files.
+
+    A line is `{"name": ..., "caption": ...}`, where the name is the image's path below
+    the input folder; a text file `NAME.txt` holds the caption of the image `NAME`.
+
+    Raises:
+        InputError: If there are no captions.
+    """
+    if path.is_dir():
+        files = sorted(path.rglob("*.txt"))
+        found = {
+            _stem(file.relative_to(path).as_posix()): file.read_text(encoding="utf-8").strip()
+            for file in files
+        }
+    else:
+        rows = (row for row in read_jsonl(path) if "name" in row and "caption" in row)
+        found = {str(row["name"]): str(row["caption"]).strip() for row in rows}
+    if not found:
+        raise InputError(
+            f"{path} holds no captions",
+            do='give lines like {"name": "street/1.jpg", "caption": "a street at night"}, '
+            "or a folder of NAME.txt",
+        )
+    return found
+
+
+def find_maps(folder: Path) -> dict[str, Path]:
+    """List the segmentation maps of a folder by their path without the extension.
+
+    Raises:
+        InputError: If there are none.
+    """
+    maps = {_stem(path.relative_to(folder).as_posix()): path for path in image_paths(folder)}
+    if not maps:
+        raise InputError(f"{folder} holds no maps", do="give a folder of images NAME.png")
+    return maps

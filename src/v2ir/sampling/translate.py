@@ -1,0 +1,215 @@
+"""Folders of photographs: read, translate and write them as one stream that can continue."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from v2ir import __version__
+from v2ir.errors import V2IRError
+from v2ir.files import hash_file
+from v2ir.images import encode_png, read_visible, to_uint8
+from v2ir.records import Progress, no_progress
+from v2ir.sampling.annotators import Annotators
+from v2ir.sampling.flow import Behind, Worker, batches
+from v2ir.sampling.geometry import scaled, undo
+from v2ir.sampling.jobs import Job, find_jobs
+from v2ir.sampling.sidecar import Sidecar, is_done, write_result
+from v2ir.sampling.translator import Prepared, Translator
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class TranslateReport:
+    """What a run did.
+
+    Attributes:
+        made: Number of images translated.
+        kept: Number of images that an earlier run had already made with these settings.
+        failures: (input, reason) for each image that could not be translated.
+    """
+
+    made: int
+    kept: int
+    failures: tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ready:
+    job: Job
+    sidecar: Sidecar
+    image: Prepared
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+    job: Job
+
+
+@dataclasses.dataclass(frozen=True)
+class _Failed:
+    job: Job
+    reason: str
+
+
+def translate(
+    source: Path,
+    out: Path,
+    translator: Translator,
+    annotators: Annotators | None = None,
+    progress: Progress = no_progress,
+) -> TranslateReport:
+    """Translate an image, a folder or a data set.
+
+    Reading, annotating and writing go on in threads beside the network, and only a few
+    images more than one batch are in memory. An image whose output and sidecar were
+    made from the same input with the same settings is kept. An image that fails is
+    reported and the others are still translated.
+
+    Args:
+        source: An image, a folder with images, or a data set folder with `rgb/`.
+        out: Folder of the infrared images.
+        translator: The model with its settings.
+        annotators: Sources of captions and maps.
+        progress: Told (done, total) after each image.
+
+    Raises:
+        InputError: If there is nothing to translate, or outputs would overwrite inputs.
+        OutputError: If the disk refuses; what was written stays valid.
+    """
+    jobs = find_jobs(source, out)
+    return _Run(translator, annotators or Annotators(), len(jobs), progress).over(jobs)
+
+
+def pending(
+    source: Path, out: Path, translator: Translator, annotators: Annotators | None = None
+) -> Iterator[tuple[Job, bool]]:
+    """Yield each job of `translate` and whether it would be made; nothing is written."""
+    run = _Run(translator, annotators or Annotators(), 0, no_progress)
+    for job in find_jobs(source, out):
+        yield job, not is_done(job, run.wanted(job))
+
+
+class _Run:
+    """One call of `translate`; counts what becomes of its images."""
+
+    def __init__(
+        self, translator: Translator, annotators: Annotators, total: int, progress: Progress
+    ) -> None:
+        self.translator = translator
+        self.annotators = annotators
+        self.total = total
+        self.progress = progress
+        self.kept = 0
+        self.made = 0
+        self.failures: list[tuple[str, str]] = []
+
+    def over(self, jobs: Sequence[Job]) -> TranslateReport:
+        size = self.translator.batch_size
+        writer = Behind(_write, depth=2 * size)
+        with Worker() as reader, writer:
+            prepared = reader.ahead(self.prepare, jobs, depth=size + 1)
+            ready = self.ready(prepared)
+            for batch in batches(ready, lambda item: item.image.shape, size, 3 * size):
+                for item, pixels in self.run(batch):
+                    writer.put((item, pixels))
+                    self.made += 1
+                    self.tell()
+            writer.finish()
+        return TranslateReport(self.made, self.kept, tuple(sorted(self.failures)))
+
+    def tell(self) -> None:
+        self.progress(self.made + self.kept + len(self.failures), self.total)
+
+    def fail(self, job: Job, reason: str) -> None:
+        self.failures.append((job.name, reason))
+        self.tell()
+
+    def ready(self, prepared: Iterator[_Ready | _Kept | _Failed]) -> Iterator[_Ready]:
+        """Pass on what is to be translated; count the rest."""
+        for item in prepared:
+            if isinstance(item, _Ready):
+                yield item
+            elif isinstance(item, _Failed):
+                self.fail(item.job, item.reason)
+            else:
+                self.kept += 1
+                self.tell()
+
+    def wanted(self, job: Job) -> Sidecar:
+        """Return what the job's sidecar must say, as far as the input's bytes tell."""
+        translator, card = self.translator, self.translator.model.card
+        source = self.annotators
+        captions, maps = translator.takes_captions, translator.takes_maps
+        captioner = source.caption_source(job.name) if captions else None
+        return Sidecar(
+            model=card.name,
+            model_hash=translator.model.hash,
+            seed=translator.seed,
+            steps=translator.steps,
+            solver=translator.solver,
+            guidance=translator.guidance.model_dump(mode="json"),
+            style=translator.style,
+            resolution=translator.resolution,
+            without=translator.without,
+            input=job.name,
+            input_hash=hash_file(job.source),
+            caption=source.given_caption(job.name) if captions else None,
+            captioner=captioner,
+            segmenter=source.map_source(job.name) if maps else None,
+            v2ir=__version__,
+        )
+
+    def prepare(self, job: Job) -> _Ready | _Kept | _Failed:
+        """Read and annotate one image, unless it is done."""
+        try:
+            wanted = self.wanted(job)
+            if is_done(job, wanted):
+                return _Kept(job)
+            return self._annotated(job, wanted)
+        except (V2IRError, OSError) as error:
+            return _Failed(job, str(error))
+        except Exception as error:
+            # One odd image must not end a night's run, whatever its annotator trips over.
+            logger.warning("%s cannot be prepared", job.source, exc_info=True)
+            return _Failed(job, f"{type(error).__name__}: {error}")
+
+    def _annotated(self, job: Job, wanted: Sidecar) -> _Ready:
+        translator, annotators = self.translator, self.annotators
+        visible = read_visible(job.source)
+        geometry = translator.fit(visible.shape[1], visible.shape[0])
+        # Annotated as the network will see it, so that a huge photograph costs no more.
+        shown = scaled(visible, geometry)
+        caption = annotators.caption(job.name, shown) if translator.takes_captions else None
+        found = annotators.segment(job.name, shown) if translator.takes_maps else None
+        image = translator.prepare(
+            visible, key=wanted.input_hash, caption=caption, segmentation=found
+        )
+        sidecar = dataclasses.replace(
+            wanted, caption=caption, geometry=dataclasses.asdict(geometry)
+        )
+        return _Ready(job, sidecar, image)
+
+    def run(self, batch: Sequence[_Ready]) -> list[tuple[_Ready, np.ndarray]]:
+        """Translate a batch; if that fails, its images one at a time."""
+        try:
+            pixels = self.translator.run([item.image for item in batch])
+            return list(zip(batch, pixels, strict=True))
+        except RuntimeError as error:  # out of memory, above all
+            if len(batch) == 1:
+                logger.warning("%s cannot be translated", batch[0].job.source, exc_info=True)
+                self.fail(batch[0].job, str(error).splitlines()[0])
+                return []
+            logger.warning("a batch of %d failed; one at a time now: %s", len(batch), error)
+        return [result for item in batch for result in self.run([item])]
+
+
+def _write(result: tuple[_Ready, np.ndarray]) -> None:
+    item, working = result
+    pixels = to_uint8(undo(working, item.image.geometry))
+    write_result(item.job, encode_png(pixels), item.sidecar)
