@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from v2ir.data.augment import random_resized_crop, square_crop
-from v2ir.data.indexing import STYLE_RULES, IndexReport, index
+from v2ir.data.indexing import STYLE_RULES, IndexReport, index, kind_of
 from v2ir.data.layouts import LAYOUTS
 from v2ir.data.scenes import load_scenes
 from v2ir.data.splits import GROUPERS, SplitRule
@@ -15,6 +15,7 @@ __all__ = [
     "IndexReport",
     "SplitRule",
     "index",
+    "kind_of",
     "load_scenes",
     "random_resized_crop",
     "square_crop",

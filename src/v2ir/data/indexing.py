@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from v2ir.data.fingerprints import Fingerprint, fingerprint
 from v2ir.data.layouts import LAYOUTS, Kind, Listing
-from v2ir.data.links import link_files
+from v2ir.data.links import link_files, link_target
 from v2ir.data.scenes import SCENES_FILE
 from v2ir.data.splits import GROUPERS, Item, SplitRule, draw
 from v2ir.data.table import TABLE_FILE, Known, read_table
@@ -92,7 +91,8 @@ def index(
         source: Folder to take the images from; `root` then gets links to its files.
         layout: A name of `LAYOUTS`: the folder shape of the source.
         groups: Table of what is known about the scenes (see `read_table`). By default
-            `scenes.csv` of the source, if it has one.
+            `scenes.csv` of the source, if it has one. Its groups and splits count unless
+            another way to split than `auto` is asked for.
         style: Look of the infrared camera for all scenes, or a rule that tells it from a
             scene's name. Without it the table's column `style` or `source` counts.
         split: How to split; by default by scene group, 5 % each for val and test.
@@ -100,8 +100,8 @@ def index(
         progress: Told after each scene.
 
     Raises:
-        DataError: If there is no image, two sources have a scene of the same name, or the
-            table puts one group into two splits.
+        DataError: If there is no image, two sources have a scene of the same name, the
+            table fits none of the scenes or puts one group into two splits.
         OutputError: If the index or a link cannot be written.
         UnknownNameError: If there is no such layout.
     """
@@ -111,8 +111,15 @@ def index(
     origin = root if source is None else source
     listing = LAYOUTS[layout](origin)
     table = _table_of(origin, groups)
+    if table and not table.keys() & set(listing.names()):
+        raise _foreign_table(groups or origin / TABLE_FILE, table, listing)
     if source is not None:
-        listing = link_files(root, source, listing, dry_run=dry_run)
+        link_files(root, source, listing, dry_run=dry_run)
+    elif layout != "folders":
+        raise DataError(
+            f"a folder of the layout {layout} cannot be a data set itself",
+            do="name a folder for the data set with --into",
+        )
     path = root / SCENES_FILE
     earlier = {row["name"]: Scene.from_json(row) for row in read_jsonl(path)}
     reads, failures = _read_all(listing, progress)
@@ -120,9 +127,7 @@ def index(
     found = {read.item.name for read in reads}
     others = [s for s in earlier.values() if s.name not in found and _still_there(root, s)]
     places = _placed([read.item for read in reads], known, earlier, others, rule)
-    scenes = [
-        _scene(read, root, places[read.item.name], known[read.item.name], style) for read in reads
-    ]
+    scenes = [_scene(r, places[r.item.name], known[r.item.name], style) for r in reads]
     if source is not None:
         scenes = sorted(scenes + others, key=lambda scene: scene.name)
     rows = [scene.to_json() for scene in scenes]
@@ -144,6 +149,14 @@ def _table_of(source: Path, groups: Path | None) -> Mapping[str, Known]:
         return read_table(groups)
     own = source / TABLE_FILE
     return read_table(own) if own.is_file() else {}
+
+
+def _foreign_table(path: Path, table: Mapping[str, Known], listing: Listing) -> DataError:
+    return DataError(
+        f"{path} names none of the scenes",
+        got=f"{next(iter(table))!r} there, {next(iter(listing.names()), None)!r} in the folder",
+        do="write the paths below rgb/ or ir/, without extension, into the column `name`",
+    )
 
 
 def _still_there(root: Path, scene: Scene) -> bool:
@@ -191,12 +204,12 @@ def _read_side(
 
 def _scene(
     read: _Read,
-    root: Path,
     place: tuple[str, Split],
     known: Known,
     style: str | StyleRule | None,
 ) -> Scene:
-    visible, infrared = (p.relative_to(root).as_posix() if p else None for p in read.paths)
+    visible = _path_below("rgb", read.item.name, read.paths[0])
+    infrared = _path_below("ir", read.item.name, read.paths[1])
     named = style(read.item.name) if callable(style) else style
     return Scene(
         name=read.item.name,
@@ -213,6 +226,10 @@ def _scene(
     )
 
 
+def _path_below(kind: Kind, name: str, path: Path | None) -> str | None:
+    return link_target(Path(), kind, name, path).as_posix() if path else None
+
+
 def _placed(
     items: Sequence[Item],
     known: Mapping[str, Known],
@@ -221,11 +238,8 @@ def _placed(
     rule: SplitRule,
 ) -> dict[str, tuple[str, Split]]:
     """Return the group and the split of every item."""
-    uses_table = rule.by == "auto"
     groups = _grouped(items, known, rule)
-    fixed: dict[str, Split] = {}
-    if uses_table:
-        fixed = _table_splits(groups, known)
+    fixed = _table_splits(groups, known) if rule.by == "auto" else {}
     stay = {scene.group: scene.split for scene in others}
     if not rule.redraw:
         for name, group in groups.items():
@@ -268,12 +282,6 @@ def _table_splits(groups: Mapping[str, str], known: Mapping[str, Known]) -> dict
     return splits
 
 
-def counts(scenes: Sequence[Scene]) -> Counter[tuple[Split, str]]:
-    """Count scenes by (split, what they are: `pairs`, `infrared only` or `visible only`)."""
-    return Counter(
-        (
-            scene.split,
-            "pairs" if scene.is_pair else "visible only" if scene.visible else "infrared only",
-        )
-        for scene in scenes
-    )
+def kind_of(scene: Scene) -> str:
+    """Return what a scene consists of: `pairs`, `visible only` or `infrared only`."""
+    return "pairs" if scene.is_pair else "visible only" if scene.visible else "infrared only"

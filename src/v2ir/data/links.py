@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from v2ir.data.layouts import Kind, Listing
 from v2ir.errors import DataError, OutputError
+from v2ir.files import append_jsonl, read_jsonl
+
+CAPTIONS_FILE = "captions.jsonl"
 
 
 def link_target(root: Path, kind: Kind, name: str, path: Path) -> Path:
-    """Return where the file of a scene stands in the light data set `root`."""
+    """Return where the file of a scene stands in the data set `root`."""
     return root / kind / f"{name}{path.suffix}"
 
 
-def link_files(root: Path, source: Path, listing: Listing, *, dry_run: bool = False) -> Listing:
-    """Put links to the files of a source below `root` and return the listing of the links.
+def link_files(root: Path, source: Path, listing: Listing, *, dry_run: bool = False) -> None:
+    """Put links to the files of a source below `root`, unless `dry_run`.
 
     Nothing is changed where the links are there already.
 
@@ -33,36 +35,49 @@ def link_files(root: Path, source: Path, listing: Listing, *, dry_run: bool = Fa
     names = set(listing.names())
     linked: dict[Kind, dict[str, Path]] = {}
     for kind, files in listing.files.items():
-        wanted = {name: path for name, path in files.items() if name in names}
-        linked[kind] = {n: link_target(root, kind, n, p) for n, p in wanted.items()}
-        for name, path in wanted.items():
-            _refuse_strangers(root, source, linked[kind][name], path)
+        linked[kind] = {}
+        for name, path in files.items():
+            target = link_target(root, kind, name, path)
+            if name in names and _is_free(root, source, kind, target, path):
+                linked[kind][name] = target
     _refuse_halves(root, source, linked)
-    if dry_run:
-        return Listing({k: dict(v) for k, v in listing.files.items()}, listing.order)
-    for kind, targets in linked.items():
-        for name, target in targets.items():
-            _link(target, listing.files[kind][name])
-    return Listing(linked, listing.order, listing.failures)
+    if not dry_run:
+        for kind, targets in linked.items():
+            for name, target in targets.items():
+                _link(target, listing.files[kind][name])
+        _bring_captions(root, source, names)
 
 
-def _refuse_strangers(root: Path, source: Path, target: Path, path: Path) -> None:
-    if os.path.lexists(target) and (not target.is_symlink() or target.resolve() != path.resolve()):
-        if target.is_symlink() and not target.exists():
-            return  # its file is gone, and the new one takes its place
+def _is_free(root: Path, source: Path, kind: Kind, target: Path, path: Path) -> bool:
+    """Tell whether the link may be made; a map or caption of the data set's own stays."""
+    if not target.exists() or target.resolve() == path.resolve():
+        return True
+    if kind in ("rgb", "ir"):
         raise _same_name(root, source, target)
+    return False
+
+
+def _bring_captions(root: Path, source: Path, names: set[str]) -> None:
+    """Copy the captions of a source's scenes that the data set has no captions for."""
+    rows = [row for row in read_jsonl(source / CAPTIONS_FILE) if row.get("name") in names]
+    if rows:
+        known = {row.get("name") for row in read_jsonl(root / CAPTIONS_FILE)}
+        for row in rows:
+            if row["name"] not in known:
+                append_jsonl(root / CAPTIONS_FILE, row)
 
 
 def _refuse_halves(root: Path, source: Path, linked: dict[Kind, dict[str, Path]]) -> None:
     """Keep two sources from making a pair of halves that only share a name."""
-    for kind, other in (("rgb", "ir"), ("ir", "rgb")):
+    halves: tuple[tuple[Kind, Kind], ...] = (("rgb", "ir"), ("ir", "rgb"))
+    for kind, other in halves:
         theirs = {
             path.relative_to(root / other).with_suffix("").as_posix(): path
             for path in (root / other).rglob("*")
             if path.is_file()
         }
-        mine = linked.get(other, {})  # type: ignore[call-overload]
-        for name in linked.get(kind, {}):  # type: ignore[call-overload]
+        mine = linked.get(other, {})
+        for name in linked.get(kind, {}):
             if name in theirs and name not in mine:
                 raise _same_name(root, source, theirs[name])
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from v2ir.data.scenes import scene_name
 from v2ir.errors import DataError
-from v2ir.files import image_paths
+from v2ir.files import IMAGE_SUFFIXES, image_paths
 
 Kind = Literal["rgb", "ir", "seg", "mask", "captions"]
 """A folder of a data set."""
@@ -62,9 +62,13 @@ def by_name(
 
 def no_images(source: Path, wanted: str) -> DataError:
     """Return the error for a source in which a layout finds nothing."""
-    inside = sorted(path.name for path in source.iterdir())[:6] if source.is_dir() else []
+    inside = sorted(path.name for path in source.iterdir()) if source.is_dir() else []
+    flat = any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in inside)
     return DataError(
         f"{source} holds no {wanted}",
-        got=", ".join(inside) or ("an empty folder" if source.is_dir() else "no such folder"),
-        do="check the path, or name another --layout (see docs/data.md)",
+        got=", ".join([*inside[:4], "..."] if len(inside) > 4 else inside)
+        or ("an empty folder" if source.is_dir() else "no such folder"),
+        do="name a data set with --into and add --layout infrared or --layout visible"
+        if flat
+        else "check the path and the layout of the folder (see docs/data.md)",
     )
