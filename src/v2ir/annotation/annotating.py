@@ -11,6 +11,7 @@ import numpy as np
 
 from v2ir.annotation.interface import Captioner, Segmenter
 from v2ir.annotation.provenance import Annotator, Kind, Provenance
+from v2ir.annotation.registry import make_captioner, make_segmenter
 from v2ir.annotation.store import AnnotationStore
 from v2ir.data import load_scenes
 from v2ir.errors import DataError, ImageReadError, InputError
@@ -123,9 +124,6 @@ def _tasks(
     captions: Counts,
     maps: Counts,
 ) -> Iterator[_Task]:
-    # The registries stand in the room's __init__, which imports this file.
-    from v2ir.annotation import make_captioner, make_segmenter
-
     if captioner is not None:
         words = make_captioner(captioner) if isinstance(captioner, str) else captioner
 
