@@ -252,6 +252,15 @@ def test_wrong_use_says_what_to_do(data, tmp_path):
         annotate(data, batch_size=0)
 
 
+def test_a_full_disk_stops_with_a_clear_error_and_leaves_no_result(data, monkeypatch):
+    real_write = os.write
+    monkeypatch.setattr(os, "write", lambda handle, line: real_write(handle, line[:25]))
+    with pytest.raises(OutputError, match="free space"):
+        annotate(data, segmenter=None)
+    monkeypatch.undo()
+    assert annotate(data, segmenter=None).captions.made == 6
+
+
 ANNOTATE = "import sys; from pathlib import Path; from v2ir.annotation import annotate; "
 
 
