@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import re
@@ -189,6 +190,9 @@ def test_statistics_survive_their_file_and_notice_other_images(data: Path, tmp_p
     path.write_text(json.dumps(reference.to_json()))
     assert cached_reference(path, context.training) == reference
     assert cached_reference(path, context.training[1:]) is None
+    for change in ({"key": "other content"}, {"style": "other"}):
+        changed = dataclasses.replace(context.training[0], **change)
+        assert cached_reference(path, (changed, *context.training[1:])) is None
     assert cached_reference(tmp_path / "absent.json", context.training) is None
     path.write_text("{}")
     assert cached_reference(path, context.training) is None

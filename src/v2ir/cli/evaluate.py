@@ -73,10 +73,10 @@ def command(
     statistics, unread = _statistics(context, report)
     with progress_bar("compare") as progress:
         result = comparison.evaluate(plan, statistics, workers=workers, progress=progress)
-    if result.rows:
-        _show(result)
     if report is not None and result.rows:
         _write(report, plan, result)
+    if result.rows:
+        _show(result)
     return list_failures([*unread, *result.failures])
 
 
