@@ -163,6 +163,10 @@ def test_own_captions_and_maps_are_taken_as_they_are(data):
     assert (data / "captions" / "deep" / "er" / "down.v2.txt").read_text().startswith("a well")
     assert annotate(data).captions.kept == 6, "what was forced is not fresh afterwards"
 
+    append_jsonl(data / "captions.jsonl", {"name": "street_01", "captions": ["mine again"]})
+    assert store.captions(scenes["street_01"]) == ["mine again"]
+    assert annotate(data).captions.own == 1
+
 
 def test_a_map_edited_by_hand_becomes_the_users_own(data):
     annotate(data, captioner=None)
