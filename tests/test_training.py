@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import itertools
 import json
 import os
@@ -22,7 +23,7 @@ from v2ir.files import read_jsonl
 from v2ir.model import load_model
 from v2ir.training import RECIPES, Stage, TrainSettings, load_recipe, train
 from v2ir.training.average import averaged, start_averages, update_averages, warmed_decay
-from v2ir.training.cache import LatentCache, Variant, cut, draw_variants
+from v2ir.training.cache import Caches, LatentCache, TextCache, Variant, cut, draw_variants
 from v2ir.training.checkpoint import list_checkpoints
 from v2ir.training.drops import SUBSETS, draw_drops
 from v2ir.training.loop import learning_rate
@@ -95,9 +96,12 @@ def test_batches_see_the_drops_that_were_drawn(data):
 
     model = build_model(architecture("tiny"), name="x", styles=("street",))
     stage = Stage(name="s", steps=1, drop=1 / 7, drop_style=0.5, crop=32, variants=1)
-    cache = LatentCache(data / "cache", lambda x: model.encode(x) + 1, "constant")
+    caches = Caches(
+        LatentCache(data / "cache", lambda x: model.encode(x) + 1, "constant"),
+        TextCache(data / "cache", lambda prompt: model.embed_prompts([prompt])[0], "constant"),
+    )
     scenes = scenes_of(stage, training_scenes(data)) * 100
-    batch = Denoising(model, stage, cache).batch(scenes, np.random.default_rng(1))
+    batch = Denoising(model, stage, caches).batch(scenes, np.random.default_rng(1))
     gone = collections.Counter(
         (
             prompt == "",
@@ -247,6 +251,23 @@ def test_latents_are_computed_once(data, tmp_path):
     assert len(calls) == 4
     cache.path("a", variant).write_bytes(b"torn")
     assert torch.equal(cache.get("a", variant, lambda: pixels), first)
+
+
+def test_prompts_are_embedded_once_while_the_text_encoder_rests(data, tmp_path):
+    only_train(data)
+    settings = TrainSettings(data, tmp_path / "run", cache_dir=tmp_path / "cache")
+    recipe = short(infrared=0, style=0)
+    stages = [stage.model_copy(update={"trains": ("unet",)}) for stage in recipe.stages[1:]]
+    recipe = recipe.model_copy(update={"stages": (recipe.stages[0], *stages)})
+    train(recipe, settings)
+    entries = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "text").rglob("*.s*")
+    }
+    assert entries
+    train(recipe, dataclasses.replace(settings, run_dir=tmp_path / "again"))
+    assert entries == {path: path.stat().st_mtime_ns for path in entries}
+    again = (tmp_path / "cache" / "text").rglob("*.s*")
+    assert set(again) == set(entries)
 
 
 def test_variants_cover_the_scales_and_both_sides():

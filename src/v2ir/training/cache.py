@@ -77,27 +77,56 @@ def weights_hash(module: torch.nn.Module) -> str:
     return total.hexdigest()
 
 
-class LatentCache:
-    """Latents on disk in half precision, found by content.
+class TensorCache:
+    """Tensors on disk in half precision, found by what they were computed from.
 
     Attributes:
         folder: Where the entries are.
-        encode: Turns (1, 3, H, W) in [-1, 1] into a latent (1, c, h, w).
-        encoder_hash: Hash of the encoder's weights, part of each key.
-        computed: Number of latents computed since the start, for reports and tests.
+        encoder_hash: Hash of the weights that compute the entries, part of each key.
+        computed: Number of entries computed since the start, for reports and tests.
     """
 
-    def __init__(self, folder: Path, encode: Callable[[Tensor], Tensor], encoder_hash: str) -> None:
+    def __init__(self, folder: Path, encoder_hash: str) -> None:
         self.folder = folder
-        self.encode = encode
         self.encoder_hash = encoder_hash
         self.computed = 0
 
-    def path(self, image_hash: str, variant: Variant) -> Path:
+    def path_of(self, key: str) -> Path:
         """Return the file of an entry, whether it exists or not."""
-        text = f"{image_hash} {self.encoder_hash} {variant.key}"
-        key = hashlib.sha256(text.encode()).hexdigest()
-        return self.folder / key[:2] / f"{key}.safetensors"
+        digest = hashlib.sha256(f"{key} {self.encoder_hash}".encode()).hexdigest()
+        return self.folder / digest[:2] / f"{digest}.safetensors"
+
+    def get_or_make(self, key: str, make: Callable[[], Tensor]) -> Tensor:
+        """Return an entry in float32; a missing or torn one is made anew."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file, save
+
+        path = self.path_of(key)
+        try:
+            return load_file(path)["tensor"].float()
+        except (FileNotFoundError, SafetensorError, KeyError):
+            value = make().half().cpu().contiguous()
+            write_bytes(path, save({"tensor": value}))
+            self.computed += 1
+            return value.float()
+
+
+class LatentCache(TensorCache):
+    """Latents of image variants.
+
+    Args:
+        folder: Where the entries are.
+        encode: Turns (1, 3, H, W) in [-1, 1] into a latent (1, c, h, w).
+        encoder_hash: Hash of the autoencoder's weights.
+    """
+
+    def __init__(self, folder: Path, encode: Callable[[Tensor], Tensor], encoder_hash: str) -> None:
+        super().__init__(folder, encoder_hash)
+        self.encode = encode
+
+    def path(self, image_hash: str, variant: Variant) -> Path:
+        """Return the file of a latent, whether it exists or not."""
+        return self.path_of(f"{image_hash} {variant.key}")
 
     def get(self, image_hash: str, variant: Variant, read: Callable[[], np.ndarray]) -> Tensor:
         """Return the latent (c, h, w) in float32, computing it if it is not there yet.
@@ -107,18 +136,42 @@ class LatentCache:
             variant: The view of the image.
             read: Reads the image's pixels; called only if the latent must be computed.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file, save
+        return self.get_or_make(
+            f"{image_hash} {variant.key}",
+            lambda: self.encode(to_tensor(variant.apply(read()))[None])[0],
+        )
 
-        path = self.path(image_hash, variant)
-        try:
-            return load_file(path)["latent"].float()
-        except (FileNotFoundError, SafetensorError, KeyError):
-            image = to_tensor(variant.apply(read()))
-            latent = self.encode(image[None])[0].half().cpu().contiguous()
-            write_bytes(path, save({"latent": latent}))
-            self.computed += 1
-            return latent.float()
+
+class TextCache(TensorCache):
+    """Embeddings of prompts, for stages that leave the text encoder as it is.
+
+    Args:
+        folder: Where the entries are.
+        embed: Turns one prompt into its embedding (L, D).
+        encoder_hash: Hash of the text encoder's weights.
+    """
+
+    def __init__(self, folder: Path, embed: Callable[[str], Tensor], encoder_hash: str) -> None:
+        super().__init__(folder, encoder_hash)
+        self.embed = embed
+
+    def get(self, prompts: Sequence[str]) -> Tensor:
+        """Return the embeddings (N, L, D) of prompts."""
+        made = [self.get_or_make(f"text {p}", lambda p=p: self.embed(p)) for p in prompts]  # type: ignore[misc]
+        return torch.stack(made)
+
+
+@dataclasses.dataclass(frozen=True)
+class Caches:
+    """What a stage finds computed already.
+
+    Attributes:
+        latents: Latents of the images.
+        text: Embeddings of the prompts.
+    """
+
+    latents: LatentCache
+    text: TextCache
 
 
 def cut(latents: Sequence[Tensor], size: int, generator: np.random.Generator) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from v2ir.images import read_infrared, read_map, read_visible, to_tensor, to_uint8
 from v2ir.model import Conditions, Model, NetworkDenoiser, denoising_loss
 from v2ir.model.networks import encode_mode
-from v2ir.training.cache import LatentCache, Variant, cut, draw_variants
+from v2ir.training.cache import Caches, Variant, cut, draw_variants
 from v2ir.training.drops import draw_drops
 from v2ir.training.scenes import TrainingScene
 from v2ir.training.stage import Stage
@@ -72,7 +73,7 @@ class Reconstruction:
     CHANCES = (0.65, 0.25, 0.10)
     LATENT_NOISE = 0.05
 
-    def __init__(self, model: Model, stage: Stage, cache_folder: Any = None) -> None:
+    def __init__(self, model: Model, stage: Stage, caches: Caches | None = None) -> None:
         self.model = model
         self.stage = stage
         self.modules: dict[str, nn.Module] = {"autoencoder": model.autoencoder}
@@ -148,10 +149,10 @@ class DenoisingBatch:
 class Denoising:
     """The denoiser's objective: DiffV2IR, Eq. 1, with dropped conditions."""
 
-    def __init__(self, model: Model, stage: Stage, cache: LatentCache) -> None:
+    def __init__(self, model: Model, stage: Stage, caches: Caches) -> None:
         self.model = model
         self.stage = stage
-        self.cache = cache
+        self.caches = caches
         self.modules: dict[str, nn.Module] = {
             part: getattr(model, part) for part in ("unet", "text_encoder") if part in stage.trains
         }
@@ -193,7 +194,8 @@ class Denoising:
         for part in ("infrared", *(c for c in stage.conditions if c != "text")):
             image_hash = part_hash(item, part)
             if image_hash is not None:
-                found[part] = self.cache.get(image_hash, variant, lambda p=part: read_part(item, p))  # type: ignore[misc]
+                read = functools.partial(read_part, item, part)
+                found[part] = self.caches.latents.get(image_hash, variant, read)
         windows = cut(list(found.values()), stage.crop // factor, generator)
         return dict(zip(found, windows, strict=True))
 
@@ -234,7 +236,7 @@ class Denoising:
             ids = self.model.token_ids(batch.prompts).to(self.model.text_encoder.device)
             text = self.model.text_encoder(ids).last_hidden_state
         else:
-            text = self.model.embed_prompts(batch.prompts)
+            text = self.caches.text.get(batch.prompts)
         return Conditions(
             visible=batch.visible,
             segmentation=batch.segmentation,

@@ -17,7 +17,7 @@ from v2ir.model import CONDITION_NAMES, Model, ModelCard, add_styles, architectu
 from v2ir.model.folder import load_model
 from v2ir.records import Progress, no_progress
 from v2ir.training.average import averaged
-from v2ir.training.cache import LatentCache, weights_hash
+from v2ir.training.cache import Caches, LatentCache, TextCache, weights_hash
 from v2ir.training.loop import StageRun, train_stage
 from v2ir.training.objectives import OBJECTIVES
 from v2ir.training.preview import preview
@@ -74,17 +74,13 @@ def train(
     run.open(recipe)
     scenes = training_scenes(settings.data_dir)
     previous: Path | None = None
-    model: Model | None = None
     with run.events():
         for place, stage in enumerate(recipe.stages):
+            if stage.name in wanted and not run.is_finished(stage.name):
+                model = _model_before(stage, recipe, settings, scenes, previous)
+                _run_stage(stage, place, recipe, settings, scenes, model, progress(stage.name))
             if run.is_finished(stage.name):
-                previous, model = run.model(stage.name), None
-                continue
-            if stage.name not in wanted:
-                continue
-            model = _model_before(stage, recipe, settings, scenes, model, previous)
-            _run_stage(stage, place, recipe, settings, scenes, model, progress(stage.name))
-            previous = run.model(stage.name)
+                previous = run.model(stage.name)
     return previous or run.model(recipe.stages[-1].name)
 
 
@@ -101,19 +97,19 @@ def _model_before(
     recipe: Recipe,
     settings: TrainSettings,
     scenes: Sequence[TrainingScene],
-    model: Model | None,
     previous: Path | None,
 ) -> Model:
-    """Return the model that a stage starts from."""
-    if model is None and previous is not None:
-        model = load_model(previous)
-    if model is None and settings.start_from:
-        model = load_model(settings.start_from)
-    styles = sorted({item.scene.style for item in scenes_of(stage, scenes) if item.scene.style})
-    if model is None:
+    """Return the model that a stage starts from: the averaged weights of the last one.
+
+    It is always read from its folder, so that a run in one go and a continued one start
+    a stage from the same numbers.
+    """
+    start = previous or settings.start_from
+    if start is None:
         every = {item.scene.style for item in scenes if item.scene.style}
         return _fresh(recipe, sorted(every), scenes)
-    return _with_styles(model, styles)
+    styles = {item.scene.style for item in scenes_of(stage, scenes) if item.scene.style}
+    return _with_styles(load_model(start), sorted(styles))
 
 
 def _fresh(recipe: Recipe, styles: Sequence[str], scenes: Sequence[TrainingScene]) -> Model:
@@ -173,12 +169,8 @@ def _run_stage(
     logger.info("stage %s: %d scenes, %d steps", stage.name, len(chosen), stage.steps)
     for module in (model.unet, model.autoencoder):
         torch.nn.Module.to(module, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    cache = LatentCache(
-        settings.cache_dir or settings.data_dir / ".latents",
-        _encoder(model),
-        weights_hash(model.autoencoder),
-    )
-    objective = OBJECTIVES[stage.objective](model, stage, cache)
+    caches = _caches(model, settings.cache_dir or settings.data_dir / ".cache")
+    objective = OBJECTIVES[stage.objective](model, stage, caches)
     sample = None
     if stage.objective == "denoising":
         sample = _previewer(run, stage, model, chosen)
@@ -202,14 +194,21 @@ def _rest(modules: Iterable[torch.nn.Module]) -> None:
         module.eval().requires_grad_(False)
 
 
-def _encoder(model: Model) -> Callable[[torch.Tensor], torch.Tensor]:
+def _caches(model: Model, folder: Path) -> Caches:
     from v2ir.model.networks import encode_mode
 
     def encode(images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             return encode_mode(model.autoencoder, images)
 
-    return encode
+    return Caches(
+        LatentCache(folder / "latents", encode, weights_hash(model.autoencoder)),
+        TextCache(
+            folder / "text",
+            lambda prompt: model.embed_prompts([prompt])[0],
+            f"{weights_hash(model.text_encoder)} {model.card.text_length}",
+        ),
+    )
 
 
 def _previewer(run: Run, stage: Stage, model: Model, scenes: Sequence[TrainingScene]) -> Any:
