@@ -247,6 +247,17 @@ def test_torn_and_foreign_lines_are_passed_over(data, caplog):
     assert store.captions(scenes_of(data)[last])
 
 
+def test_a_line_seen_half_written_is_taken_when_it_is_whole(data):
+    store, scene = AnnotationStore(data), scenes_of(data)["street_00"]
+    store.put_captions(scene, ["old"], Provenance("a", "1"))
+    line = json.dumps({"name": "street_00", "captions": ["new"], "annotator": "a"}).encode()
+    with (data / "captions.jsonl").open("ab", buffering=0) as stream:
+        stream.write(line[:30])
+        assert store.captions(scene) == ["old"]
+        stream.write(line[30:] + b"\n")
+    assert store.captions(scene) == ["new"]
+
+
 def test_wrong_use_says_what_to_do(data, tmp_path):
     with pytest.raises(DataError, match="v2ir index"):
         annotate(tmp_path)
