@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -85,44 +85,54 @@ def distance(one: Fingerprint, other: Fingerprint) -> int:
 
 
 def near_pairs(
-    prints: Iterable[Fingerprint], within: int = NEAR_DISTANCE
-) -> Iterator[tuple[int, int, int]]:
-    """Yield (i, j, distance) with i < j of all near-duplicates, by their positions.
+    prints: Sequence[Fingerprint | None], within: int = NEAR_DISTANCE
+) -> Iterator[np.ndarray]:
+    """Yield the near-duplicates among many fingerprints, by their positions.
 
-    All pairs are compared, in blocks of 512 rows, so that 100,000 images take a minute
-    and some megabytes. Images that are almost uniform have no near-duplicates.
+    All pairs are compared, in blocks of 512 rows, so that 100,000 images take minutes
+    and some hundred megabytes. An image that is almost uniform, or that has no
+    fingerprint, has no near-duplicates.
+
+    Yields:
+        (n, 3) int64 arrays of i, j and distance with i < j, one for each block.
     """
-    listed = list(prints)
-    places = np.flatnonzero([item.is_telling for item in listed])
-    words = np.array(
-        [np.frombuffer(listed[i].bits.to_bytes(_WORDS * 8, "big"), np.uint64) for i in places],
-        dtype=np.uint64,
-    ).reshape(-1, _WORDS)
+    places = np.array([i for i, p in enumerate(prints) if p and p.is_telling], dtype=np.int64)
+    told = (prints[i] for i in places)
+    words = np.array([_words(p.bits) for p in told if p], dtype=np.uint64).reshape(-1, _WORDS)
     for start in range(0, len(words), _BLOCK):
         block, rest = words[start : start + _BLOCK], words[start:]
         differing = np.zeros((len(block), len(rest)), dtype=np.uint16)
         for word in range(_WORDS):
             differing += np.bitwise_count(block[:, word, None] ^ rest[None, :, word])
-        for row, column in np.argwhere(differing <= within):
-            if column > row:
-                first, second = places[start + row], places[start + column]
-                yield int(first), int(second), int(differing[row, column])
+        rows, columns = np.nonzero(differing <= within)
+        rows, columns = rows[columns > rows], columns[columns > rows]
+        found = (places[start + rows], places[start + columns], differing[rows, columns])
+        yield np.stack(found, axis=1).astype(np.int64)
 
 
-class Groups:
-    """Disjoint sets over 0..n-1: items that were joined, directly or not, are one group."""
+def _words(bits: int) -> np.ndarray:
+    return np.frombuffer(bits.to_bytes(_WORDS * 8, "big"), dtype=np.uint64)
 
-    def __init__(self, number: int) -> None:
-        self._parents = list(range(number))
 
-    def first(self, item: int) -> int:
-        """Return the lowest member of the group of `item`."""
-        while self._parents[item] != item:
-            self._parents[item] = self._parents[self._parents[item]]
-            item = self._parents[item]
-        return item
+def joined(number: int, blocks: Iterable[np.ndarray]) -> np.ndarray:
+    """Return the groups that pairs make of 0..number-1.
 
-    def join(self, one: int, other: int) -> None:
-        """Make one group of the groups of two items."""
-        low, high = sorted((self.first(one), self.first(other)))
-        self._parents[high] = low
+    Args:
+        number: How many items there are.
+        blocks: (n, 2 or more) integer arrays; the first two columns are items to join.
+
+    Returns:
+        For each item the lowest member of its group, (number,) int64.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    lowest = np.arange(number)
+    for block in blocks:
+        if len(block):
+            ends = lowest[block[:, 0]], lowest[block[:, 1]]
+            graph = coo_array((np.ones(len(block), dtype=bool), ends), shape=(number, number))
+            parts = connected_components(graph, directed=False)[1]
+            first = np.unique(parts, return_index=True)[1]
+            lowest = first[parts[lowest]]
+    return lowest

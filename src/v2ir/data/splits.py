@@ -8,13 +8,15 @@ import itertools
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
 
 from v2ir.data.fingerprints import (
     NEIGHBOUR_DISTANCE,
     Fingerprint,
-    Groups,
     distance,
+    joined,
     near_pairs,
 )
 from v2ir.errors import DataError, UnknownNameError
@@ -97,15 +99,24 @@ def by_cluster(items: Sequence[Item]) -> list[str]:
     near-duplicates. For successive frames of one sequence a wider distance is enough,
     because far fewer pairs are compared there. A group has the name of its first scene.
     """
-    groups = _joined_near_duplicates(items)
+    successive = np.array(list(_like_neighbours(items)), dtype=np.int64).reshape(-1, 2)
+    lowest = joined(len(items), [*_near_duplicates(items), successive])
+    return [items[i].name for i in lowest]
+
+
+def _like_neighbours(items: Sequence[Item]) -> Iterator[tuple[int, int]]:
     order = sorted(range(len(items)), key=lambda i: sequence_of(items[i].name))
     for one, other in itertools.pairwise(order):
         if sequence_of(items[one].name)[0] == sequence_of(items[other].name)[0] and any(
             a and b and a.is_telling and b.is_telling and distance(a, b) <= NEIGHBOUR_DISTANCE
             for a, b in zip(items[one].prints, items[other].prints, strict=True)
         ):
-            groups.join(one, other)
-    return [items[groups.first(i)].name for i in range(len(items))]
+            yield one, other
+
+
+def _near_duplicates(items: Sequence[Item]) -> Iterator[np.ndarray]:
+    for side in (0, 1):
+        yield from near_pairs([item.prints[side] for item in items])
 
 
 def by_auto(items: Sequence[Item]) -> list[str]:
@@ -117,11 +128,10 @@ def by_auto(items: Sequence[Item]) -> list[str]:
     counts = Counter(sequences)
     if len(counts) < _LEAST_SEQUENCES or max(counts.values()) > len(items) / 2:
         return by_cluster(items)
-    groups = _joined_near_duplicates(items)
     firsts: dict[str, int] = {}
-    for place, sequence in enumerate(sequences):
-        groups.join(firsts.setdefault(sequence, place), place)
-    return [sequences[groups.first(i)] for i in range(len(items))]
+    frames = [(firsts.setdefault(name, place), place) for place, name in enumerate(sequences)]
+    lowest = joined(len(items), [np.array(frames, dtype=np.int64), *_near_duplicates(items)])
+    return [sequences[i] for i in lowest]
 
 
 def by_random(items: Sequence[Item]) -> list[str]:
@@ -146,19 +156,6 @@ GROUPERS: dict[str, Grouper] = {
     "random": by_random,
     "list": by_list,
 }
-
-NEEDS_IMAGES = frozenset({"auto", "cluster"})
-"""The groupers that look at fingerprints."""
-
-
-def _joined_near_duplicates(items: Sequence[Item]) -> Groups:
-    groups = Groups(len(items))
-    for side in (0, 1):
-        places = [i for i, item in enumerate(items) if item.prints[side] is not None]
-        prints = [p for item in items if (p := item.prints[side]) is not None]
-        for one, other, _ in near_pairs(prints):
-            groups.join(places[one], places[other])
-    return groups
 
 
 def draw(groups: Sequence[str], known: Mapping[str, Split], rule: SplitRule) -> dict[str, Split]:
