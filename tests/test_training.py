@@ -195,13 +195,15 @@ def test_each_stage_changes_only_its_parts(data, tmp_path):
 def test_a_new_camera_gets_a_style_of_its_own(data, tmp_path):
     only_train(data)
     train(short(style=0), TrainSettings(data, tmp_path / "first"))
+    (camera,) = RECIPES["camera"].stages
+    shorter = camera.model_copy(update={"steps": 2, "crop": 32, "batch_size": 2, "variants": 1})
+    recipe = RECIPES["camera"].model_copy(update={"stages": (shorter,)})
     rows = [
         {**row, "style": "newcam"} for row in read_jsonl(data / "scenes.jsonl") if "visible" in row
     ]
     (data / "scenes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     start = str(tmp_path / "first" / "models" / "pairs")
-    settings = TrainSettings(data, tmp_path / "second", ("style",), start)
-    model = load_model(train(short(), settings))
+    model = load_model(train(recipe, TrainSettings(data, tmp_path / "second", (), start)))
     assert model.card.styles == ("alone", "street", "newcam")
     assert model.style_number("newcam") == 3
     rows_of = model.unet.class_embedding.weight
@@ -360,5 +362,5 @@ def test_every_recipe_resolves(name):
     recipe = RECIPES[name]
     again = type(recipe).model_validate_json(recipe.model_dump_json())
     assert again == recipe
-    phases = [stage for stage in recipe.stages if stage.objective == "denoising"]
-    assert [stage.scenes for stage in phases][:2] == ["infrared", "pairs"]
+    phases = [stage.scenes for stage in recipe.stages if stage.objective == "denoising"]
+    assert phases in (["infrared", "pairs", "pairs"], ["pairs"])

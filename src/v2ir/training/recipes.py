@@ -71,6 +71,21 @@ def _mini() -> Recipe:
     )  # fmt: skip
 
 
+def _camera() -> Recipe:
+    """Return phase 3 alone: the look of one camera from a small set, `--from` a model."""
+    return Recipe(
+        name="camera",
+        architecture="mini",
+        stages=(
+            Stage(
+                name="style", trains=("unet", "text_encoder"), steps=400, learning_rate=2e-4,
+                warmup_steps=20, decay=True, average_decay=0.99, scales=(1.0, 1.5),
+                sample_every=100, checkpoint_every=50,
+            ),
+        ),
+    )  # fmt: skip
+
+
 def _tiny() -> Recipe:
     """Return a recipe of all stages that trains in seconds, for tests and first tries."""
     small: dict[str, Any] = {
@@ -96,7 +111,7 @@ def _tiny() -> Recipe:
     )  # fmt: skip
 
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (_mini(), _tiny())}
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (_mini(), _camera(), _tiny())}
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
