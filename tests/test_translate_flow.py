@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import json
 import threading
 import time
 import weakref
@@ -157,11 +158,11 @@ MADE = Sidecar(
 )
 
 
-def test_a_sidecar_read_from_disk_agrees():
-    import json
-
-    full = dataclasses.replace(MADE, caption="street", geometry={"width": 3})
-    assert MADE.agrees_with(Sidecar.from_json(json.loads(json.dumps(full.to_json()))))
+@pytest.mark.parametrize("style", ["north", None])
+def test_a_sidecar_read_from_disk_agrees(style):
+    full = dataclasses.replace(MADE, style=style, caption="street", geometry={"width": 3})
+    wanted = dataclasses.replace(MADE, style=style)
+    assert wanted.agrees_with(Sidecar.from_json(json.loads(json.dumps(full.to_json()))))
 
 
 @pytest.mark.parametrize(

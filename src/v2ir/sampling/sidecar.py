@@ -40,8 +40,8 @@ class Sidecar(JsonRecord):
         steps: Number of solver steps.
         solver: Name of the solver.
         guidance: Scales, nesting and interval.
-        style: Camera style, or None for no style.
         resolution: Short side of the working image in pixels, or `native`.
+        style: Camera style, or None for no style.
         without: Conditions that were left out on purpose.
         input: Path of the visible image below the input folder.
         input_hash: SHA-256 of its bytes.
@@ -59,8 +59,8 @@ class Sidecar(JsonRecord):
     steps: int
     solver: str
     guidance: dict[str, Any]
-    style: str | None
     resolution: int | str
+    style: str | None = None
     without: tuple[str, ...] = ()
     input: str = ""
     input_hash: str = ""
