@@ -27,6 +27,7 @@ from v2ir.training.cache import Caches, LatentCache, TextCache, Variant, cut, dr
 from v2ir.training.checkpoint import list_checkpoints
 from v2ir.training.drops import SUBSETS, draw_drops
 from v2ir.training.loop import learning_rate
+from v2ir.training.objectives import draw_timesteps
 from v2ir.training.scenes import Deck, scenes_of, training_scenes
 
 
@@ -333,12 +334,25 @@ def test_averages_follow_the_published_warm_up():
 
 
 def test_learning_rate_warms_up_and_decays():
-    stage = Stage(name="s", steps=100, learning_rate=1.0, warmup_steps=10, decay=True)
+    stage = Stage(name="s", steps=100, learning_rate=1.0, warmup_steps=10, decay_steps=100)
     rates = [learning_rate(stage, step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == 1.0
     assert rates[-1] == pytest.approx(1 / 90)
     assert all(a >= b for a, b in itertools.pairwise(rates[9:]))
+
+
+def test_shifted_timesteps_are_noisier():
+    def draw(shift):
+        return draw_timesteps(100_000, 1000, shift, torch.Generator().manual_seed(0))
+
+    plain = draw(1.0)
+    expected = torch.randint(0, 1000, (100_000,), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(plain, expected)
+    shifted = draw(4.0)
+    assert shifted.min() >= 0 and shifted.max() == 999
+    # Half of u = 4 v / (1 + 3 v) lies above 4 * 0.5 / 2.5 = 0.8.
+    assert (shifted > 800).float().mean().item() == pytest.approx(0.5, abs=0.01)
 
 
 def test_recipes_from_files(tmp_path):

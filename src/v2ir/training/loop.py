@@ -55,8 +55,8 @@ def learning_rate(stage: Stage, step: int) -> float:
     rate = stage.learning_rate
     if step < stage.warmup_steps:
         return rate * (step + 1) / stage.warmup_steps
-    if stage.decay:
-        span = max(stage.steps - stage.warmup_steps, 1)
+    if stage.decay_steps:
+        span = max(stage.decay_steps - stage.warmup_steps, 1)
         rate *= 1.0 - (step - stage.warmup_steps) / span
     return rate
 

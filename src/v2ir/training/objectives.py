@@ -223,7 +223,9 @@ class Denoising:
         """Return the mean loss of a batch."""
         number = len(batch.clean)
         noise = torch.randn(batch.clean.shape, generator=generator)
-        timesteps = torch.randint(0, self.schedule.num_timesteps, (number,), generator=generator)
+        timesteps = draw_timesteps(
+            number, self.schedule.num_timesteps, self.stage.noise_shift, generator
+        )
         denoiser = NetworkDenoiser(self.model.unet, None)
         losses = denoising_loss(
             denoiser, self.schedule, batch.clean, noise, timesteps, self.conditions(batch)
@@ -247,6 +249,13 @@ class Denoising:
     def finish(self, scenes: Sequence[TrainingScene]) -> None:
         """Forget the embeddings that an earlier text encoder made."""
         self.model.forget_prompts()
+
+
+def draw_timesteps(number: int, total: int, shift: float, generator: torch.Generator) -> Tensor:
+    """Draw timesteps in 0..`total` - 1, (N,), int64; see `Stage.noise_shift`."""
+    uniform = (torch.randint(0, total, (number,), generator=generator) + 0.5) / total
+    shifted = shift * uniform / (1 + (shift - 1) * uniform)
+    return (shifted * total).long().clamp(0, total - 1)
 
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {

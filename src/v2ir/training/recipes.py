@@ -28,7 +28,6 @@ def _autoencoder(**changes: Any) -> Stage:
         "scales": (1.0, 3.0),
         "batch_size": 8,
         "warmup_steps": 50,
-        "decay": True,
         "average_decay": 0.995,
         "learning_rate": 1e-3,
         "drop": 0.0,
@@ -49,18 +48,19 @@ def _mini() -> Recipe:
         name="mini",
         architecture="mini",
         stages=(
-            _autoencoder(steps=1600),
+            _autoencoder(steps=1600, decay_steps=1600),
             Stage(
                 name="infrared", scenes="infrared", conditions=(), prompt=INFRARED_PROMPT,
                 steps=250, learning_rate=6e-4, warmup_steps=50, variants=2, drop=0.0, **small,
             ),
             Stage(
-                name="pairs", steps=1700, learning_rate=6e-4, warmup_steps=50, decay=True,
+                name="pairs", steps=600, decay_steps=1700, learning_rate=6e-4, warmup_steps=50,
                 sample_every=500, **small,
             ),
             Stage(
-                name="style", styles=_STREET, alignment=("strict", "near"), steps=450,
-                learning_rate=2e-4, decay=True, sample_every=150, **small,
+                name="style", styles=_STREET, alignment=("strict", "near"), steps=1400,
+                decay_steps=1400, learning_rate=6e-4, warmup_steps=20, noise_shift=4.0,
+                sample_every=200, **small,
             ),
         ),
         card={
@@ -79,7 +79,7 @@ def _camera() -> Recipe:
         stages=(
             Stage(
                 name="style", trains=("unet", "text_encoder"), steps=400, learning_rate=2e-4,
-                warmup_steps=20, decay=True, average_decay=0.99, scales=(1.0, 1.5),
+                warmup_steps=20, decay_steps=400, noise_shift=4.0, average_decay=0.99, scales=(1.0, 1.5),
                 sample_every=100, checkpoint_every=50,
             ),
         ),

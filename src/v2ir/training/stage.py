@@ -30,9 +30,14 @@ class Stage(BaseModel):
         accumulation: Forward passes for one optimiser step.
         learning_rate: Peak learning rate of AdamW.
         warmup_steps: Steps over which the learning rate rises from zero.
-        decay: Whether the learning rate falls linearly to zero at the end.
+        decay_steps: Number of steps over which the learning rate falls linearly to zero,
+            counted from the stage's start; 0 keeps it constant. More than `steps` end the
+            stage before it is zero.
         weight_decay: Weight decay of AdamW.
         clip_norm: Largest norm of the gradient.
+        noise_shift: 1 draws all timesteps alike; s draws u = s v / (1 + (s - 1) v) of them
+            for uniform v, so that more samples are noisy ones, in which the network must
+            translate and not just denoise. Source: Esser et al. 2024, Eq. 23.
         drop: Probability of dropping each of the seven non-empty subsets of the
             conditions. Source: DiffV2IR's released code (0.02).
         drop_style: Probability of hiding the style.
@@ -61,9 +66,10 @@ class Stage(BaseModel):
     accumulation: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=1e-4, gt=0)
     warmup_steps: int = Field(default=0, ge=0)
-    decay: bool = False
+    decay_steps: int = Field(default=0, ge=0)
     weight_decay: float = 1e-2
     clip_norm: float = 1.0
+    noise_shift: float = Field(default=1.0, ge=1.0)
     drop: float = Field(default=0.02, ge=0.0, le=1.0 / 7)
     drop_style: float = Field(default=0.05, ge=0.0, le=1.0)
     average_decay: float = 0.9999
@@ -78,6 +84,8 @@ class Stage(BaseModel):
         low, high = self.scales
         if not 1.0 <= low <= high:
             raise ValueError(f"scales must be 1 <= low <= high, got {low}, {high}")
+        if 0 < self.decay_steps < self.steps:
+            raise ValueError(f"decay_steps {self.decay_steps} end before the {self.steps} steps")
         return self
 
 
