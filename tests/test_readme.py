@@ -55,7 +55,7 @@ def test_the_readme_shows_the_verbs_in_use() -> None:
 @pytest.fixture
 def desk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_pairs: Callable[..., Path]) -> Path:
     """Go to a folder with the `photos/` and the `data/` that the README speaks of."""
-    make_pairs(6, folder=tmp_path / "data")
+    make_pairs(3, folder=tmp_path / "data")
     shutil.copytree(tmp_path / "data" / "rgb", tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     return tmp_path
