@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 from conftest import street
+from v2ir.annotation import annotate
+from v2ir.data import index
 from v2ir.errors import InputError, OutputError, UnknownNameError
 from v2ir.files import hash_file
 from v2ir.images import image_size, read_visible, to_uint8
@@ -82,10 +84,10 @@ def model(model_folder: Path) -> Model:
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     sizes = [(96, 80), (96, 80), (70, 101), (96, 80), (33, 40)]
-    for index, (width, height) in enumerate(sizes):
-        path = folder / ("night" if index % 2 else "") / f"street_{index}.png"
+    for number, (width, height) in enumerate(sizes):
+        path = folder / ("night" if number % 2 else "") / f"street_{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(street(index, width, height)[0]).save(path)
+        Image.fromarray(street(number, width, height)[0]).save(path)
     return folder
 
 
@@ -428,8 +430,8 @@ def test_a_batch_too_large_is_tried_one_at_a_time(photos, tmp_path, model, monke
 def test_equal_stems_do_not_overwrite_one_another(tmp_path, model):
     folder = tmp_path / "photos"
     folder.mkdir()
-    for index, name in enumerate(["a.jpg", "a.png", "b.png"]):
-        Image.fromarray(street(index)[0]).save(folder / name)
+    for number, name in enumerate(["a.jpg", "a.png", "b.png"]):
+        Image.fromarray(street(number)[0]).save(folder / name)
     assert run(folder, tmp_path / "out", model).made == 3
     assert sorted(pictures(tmp_path / "out")) == ["a.jpg.png", "a.png.png", "b.png"]
     facts = json.loads((tmp_path / "out" / "a.jpg.json").read_text())
@@ -502,9 +504,26 @@ def test_captions_of_the_user_go_first(photos, tmp_path, model):
     assert run(photos, tmp_path / "out", model, changed).made == 1
 
 
+def test_captions_that_annotate_wrote_can_be_given(make_pairs, tmp_path):
+    data = make_pairs(2)
+    index(data)
+    annotate(data, segmenter=None)
+    captions = read_captions(data / "captions.jsonl")
+    assert sorted(captions) == ["street_00", "street_01"]
+    assert Annotators(captions=captions).given_caption("street_01.png") == captions["street_01"]
+
+
+def test_of_several_captions_the_first_and_of_several_lines_the_last_count(tmp_path):
+    lines = [{"name": "a", "caption": "old"}, {"name": "a", "captions": ["new", "other"]}]
+    table = tmp_path / "captions.jsonl"
+    table.write_text("\n".join(map(json.dumps, lines)) + '\n{"name": "b", "capt')
+    assert read_captions(table) == {"a": "new"}
+
+
 def test_captions_from_text_files(tmp_path):
     (tmp_path / "night").mkdir()
-    (tmp_path / "night" / "a.txt").write_text("dark\n")
+    (tmp_path / "night" / "a.txt").write_text("dark\nand cold\n")
+    (tmp_path / "empty.txt").write_text("\n")
     assert read_captions(tmp_path) == {"night/a": "dark"}
     with pytest.raises(InputError, match="no captions"):
         read_captions(tmp_path / "absent.jsonl")

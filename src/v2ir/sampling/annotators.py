@@ -107,20 +107,26 @@ def read_captions(path: Path) -> dict[str, str]:
     """Read captions from a file of JSON lines or a folder of text files.
 
     A line is `{"name": ..., "caption": ...}`, where the name is the image's path below
-    the input folder; a text file `NAME.txt` holds the caption of the image `NAME`.
+    the input folder; the last line of a name counts. A text file `NAME.txt` holds the
+    caption of the image `NAME`. Of several captions the first is taken. The files that
+    `v2ir annotate` writes are of this kind.
 
     Raises:
         InputError: If there are no captions.
     """
     if path.is_dir():
-        files = sorted(path.rglob("*.txt"))
-        found = {
-            _stem(file.relative_to(path).as_posix()): file.read_text(encoding="utf-8").strip()
-            for file in files
+        texts = {
+            _stem(file.relative_to(path).as_posix()): file.read_text("utf-8", "replace")
+            for file in sorted(path.rglob("*.txt"))
         }
+        listed = [(name, text.strip().splitlines()) for name, text in texts.items()]
     else:
-        rows = (row for row in read_jsonl(path) if "name" in row and "caption" in row)
-        found = {str(row["name"]): str(row["caption"]).strip() for row in rows}
+        listed = [
+            (str(row["name"]), row.get("captions") or [row.get("caption")])
+            for row in read_jsonl(path)
+            if "name" in row
+        ]
+    found = {name: str(texts[0]).strip() for name, texts in listed if texts and texts[0]}
     if not found:
         raise InputError(
             f"{path} holds no captions",
