@@ -58,9 +58,21 @@ def _mini() -> Recipe:
                 sample_every=500, **small,
             ),
             Stage(
-                name="style", styles=_STREET, alignment=("strict", "near"), steps=1400,
+                name="style", styles=_STREET, alignment=("strict", "near"), steps=400,
                 decay_steps=1400, learning_rate=6e-4, warmup_steps=20, noise_shift=4.0,
                 sample_every=200, **small,
+            ),
+            # The first solver step decides where heat is; it is what a short training lacks.
+            Stage(
+                name="first_step", styles=_STREET, alignment=("strict", "near"), steps=400,
+                decay_steps=1100, learning_rate=8e-4, warmup_steps=20, noise_shift=20.0,
+                sample_every=200, **small,
+            ),
+            # Small batches: more updates for the same work.
+            Stage(
+                name="finish", styles=_STREET, alignment=("strict", "near"), steps=2900,
+                decay_steps=2900, learning_rate=5e-4, warmup_steps=20, noise_shift=10.0,
+                sample_every=1000, **{**small, "batch_size": 4},
             ),
         ),
         card={
