@@ -375,6 +375,24 @@ class TestKeptSplits:
         assert {name: after[name] for name in before} == before
         assert sum(split == "test" for split in after.values()) == 12  # 0.3 of all 40
 
+    @pytest.mark.parametrize("first", ["train", "test"])
+    def test_groups_that_grow_together_go_to_training(self, tmp_path: Path, first: str) -> None:
+        second = "test" if first == "train" else "train"
+        for number, name in enumerate(("a", "b")):
+            save(tmp_path / "ir" / f"{name}.png", number)
+        table = tmp_path / "scenes.csv"
+        table.write_text(f"name,group,split\na,g1,{first}\nb,g2,{second}\n")
+        index(tmp_path)
+        table.write_text("name,group\na,g\nb,g\n")
+        index(tmp_path)
+        assert {scene.split for scene in load_scenes(tmp_path)} == {"train"}
+
+    def test_a_broken_index_names_its_cure(self, make_pairs: MakePairs) -> None:
+        data = make_pairs(1)
+        (data / "scenes.jsonl").write_text("{}\n")
+        with pytest.raises(DataError, match="delete it"):
+            index(data)
+
     def test_redraw_draws_anew(self, tmp_path: Path) -> None:
         for number in range(20):
             save(tmp_path / "ir" / f"n{number}x.png", number, (16, 16))

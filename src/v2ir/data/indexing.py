@@ -10,7 +10,7 @@ from pathlib import Path
 from v2ir.data.fingerprints import Fingerprint, fingerprint
 from v2ir.data.layouts import LAYOUTS, Kind, Listing
 from v2ir.data.links import link_files, link_target
-from v2ir.data.scenes import SCENES_FILE
+from v2ir.data.scenes import SCENES_FILE, read_index
 from v2ir.data.splits import GROUPERS, Item, SplitRule, draw
 from v2ir.data.table import TABLE_FILE, Known, read_table
 from v2ir.errors import DataError, ImageReadError, UnknownNameError
@@ -121,7 +121,7 @@ def index(
             do="name a folder for the data set with --into",
         )
     path = root / SCENES_FILE
-    earlier = {row["name"]: Scene.from_json(row) for row in read_jsonl(path)}
+    earlier = {scene.name: scene for scene in read_index(root)}
     reads, failures = _read_all(listing, progress)
     known = {read.item.name: table.get(read.item.name, Known()) for read in reads}
     found = {read.item.name for read in reads}

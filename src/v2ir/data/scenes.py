@@ -29,9 +29,19 @@ def load_scenes(root: Path) -> list[Scene]:
     path = root / SCENES_FILE
     if not path.is_file():
         raise DataError(f"{root} has no index", got=f"no {path}", do=f"run `v2ir index {root}`")
-    scenes = [_scene(row, path) for row in read_jsonl(path)]
+    scenes = read_index(root)
     seeds = read_seeds(root)
     return scenes if seeds is None else _in_order(scenes, seeds, root)
+
+
+def read_index(root: Path) -> list[Scene]:
+    """Read all rows of `root/scenes.jsonl` as they stand there; none without that file.
+
+    Raises:
+        DataError: If a row is not a scene.
+    """
+    path = root / SCENES_FILE
+    return [_scene(row, path) for row in read_jsonl(path)]
 
 
 def _scene(row: dict[str, object], path: Path) -> Scene:
