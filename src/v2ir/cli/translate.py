@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from v2ir.model import Guidance, Model
     from v2ir.sampling import Annotators, Translator
     from v2ir.sampling.geometry import Resolution
+    from v2ir.sampling.translate import SceneStyles
 
 
 def command(
@@ -23,7 +24,12 @@ def command(
     out: Path = typer.Argument(..., metavar="OUT", help="Folder of the infrared images."),
     model: str = typer.Option("mini", help="Bundled model, model folder, or hub name."),
     style: str | None = typer.Option(
-        None, help="Camera to imitate, or `none`; `v2ir models MODEL` lists them."
+        None,
+        help="Camera to imitate, `none`, or `scene` for each scene's own in an indexed data set; "
+        "`v2ir models MODEL` lists them.",
+    ),
+    split: str | None = typer.Option(
+        None, help="Only this split of an indexed data set: train, val or test."
     ),
     seed: int = typer.Option(0, help="Seed of the noise."),
     steps: int | None = typer.Option(None, help="Solver steps."),
@@ -64,7 +70,7 @@ def command(
 
     loaded = load(model, device)
     settings = TranslateSettings(
-        style=style,
+        style=None if style == "scene" else style,
         seed=seed,
         steps=steps,
         solver=solver,
@@ -77,26 +83,57 @@ def command(
     annotators = make_annotators(
         translator, captioner=captioner, segmenter=segmenter, captions=captions, maps=maps
     )
+    scenes = scene_styles(source, split, by_scene=style == "scene")
     if dry_run:
-        _list_pending(source, out, translator, annotators)
+        _list_pending(source, out, translator, annotators, scenes)
         return
-    _translate(source, out, translator, annotators)
+    _translate(source, out, translator, annotators, scenes)
 
 
-def _translate(source: Path, out: Path, translator: Translator, annotators: Annotators) -> None:
+def scene_styles(source: Path, split: str | None, *, by_scene: bool) -> SceneStyles | None:
+    """Return the wanted scenes of a data set with their styles, or None for all images.
+
+    Raises:
+        DataError: If the source is no indexed data set.
+        UnknownNameError: If there is no such split.
+    """
+    from v2ir.data import load_scenes
+    from v2ir.records import SPLITS
+
+    if split is None and not by_scene:
+        return None
+    if split is not None and split not in SPLITS:
+        raise UnknownNameError.of("split", split, SPLITS)
+    wanted = (scene for scene in load_scenes(source) if split in (None, scene.split))
+    return {scene.name: scene.style if by_scene else None for scene in wanted}
+
+
+def _translate(
+    source: Path,
+    out: Path,
+    translator: Translator,
+    annotators: Annotators,
+    scenes: SceneStyles | None,
+) -> None:
     from v2ir.sampling import translate
 
     with progress_bar("translating") as progress:
-        report = translate(source, out, translator, annotators, progress)
+        report = translate(source, out, translator, annotators, progress, scenes)
     kept = f", {report.kept} kept from before" if report.kept else ""
     console.print(f"{report.made} infrared images made{kept}: {out}", highlight=False)
     list_failures(report.failures)
 
 
-def _list_pending(source: Path, out: Path, translator: Translator, annotators: Annotators) -> None:
+def _list_pending(
+    source: Path,
+    out: Path,
+    translator: Translator,
+    annotators: Annotators,
+    scenes: SceneStyles | None,
+) -> None:
     from v2ir.sampling import pending
 
-    jobs = list(pending(source, out, translator, annotators))
+    jobs = list(pending(source, out, translator, annotators, scenes))
     for job, wanted in jobs:
         console.print(
             f"{'make' if wanted else 'keep'} {job.output} from {job.source}",

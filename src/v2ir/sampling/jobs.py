@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from v2ir.errors import InputError
 from v2ir.files import image_paths
@@ -23,6 +23,11 @@ class Job:
     name: str
     source: Path
     output: Path
+
+    @property
+    def scene(self) -> str:
+        """Name of the scene: the path without its extension."""
+        return PurePosixPath(self.name).with_suffix("").as_posix()
 
     @property
     def sidecar(self) -> Path:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from v2ir import __version__
-from v2ir.errors import V2IRError
+from v2ir.errors import InputError, V2IRError
 from v2ir.files import hash_file
 from v2ir.images import encode_png, read_visible, to_uint8
 from v2ir.records import Progress, no_progress
@@ -20,6 +20,9 @@ from v2ir.sampling.geometry import scaled, undo
 from v2ir.sampling.jobs import Job, find_jobs
 from v2ir.sampling.sidecar import Sidecar, is_done, write_result
 from v2ir.sampling.translator import Prepared, Translator
+
+SceneStyles = Mapping[str, str | None]
+"""For each scene, by name, its camera style; None stands for the translator's style."""
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +66,7 @@ def translate(
     translator: Translator,
     annotators: Annotators | None = None,
     progress: Progress = no_progress,
+    scenes: SceneStyles | None = None,
 ) -> TranslateReport:
     """Translate an image, a folder or a data set.
 
@@ -77,30 +81,57 @@ def translate(
         translator: The model with its settings.
         annotators: Sources of captions and maps.
         progress: Told (done, total) after each image.
+        scenes: Only these scenes, each in its own style; None translates every image in
+            the translator's style.
 
     Raises:
         InputError: If there is nothing to translate, or outputs would overwrite inputs.
         OutputError: If the disk refuses; what was written stays valid.
     """
-    jobs = find_jobs(source, out)
-    return _Run(translator, annotators or Annotators(), len(jobs), progress).over(jobs)
+    jobs = _chosen(find_jobs(source, out), source, scenes)
+    run = _Run(translator, annotators or Annotators(), len(jobs), progress, scenes or {})
+    return run.over(jobs)
 
 
 def pending(
-    source: Path, out: Path, translator: Translator, annotators: Annotators | None = None
+    source: Path,
+    out: Path,
+    translator: Translator,
+    annotators: Annotators | None = None,
+    scenes: SceneStyles | None = None,
 ) -> Iterator[tuple[Job, bool]]:
     """Yield each job of `translate` and whether it would be made; nothing is written."""
-    run = _Run(translator, annotators or Annotators(), 0, no_progress)
-    for job in find_jobs(source, out):
+    run = _Run(translator, annotators or Annotators(), 0, no_progress, scenes or {})
+    for job in _chosen(find_jobs(source, out), source, scenes):
         yield job, not is_done(job, run.wanted(job))
+
+
+def _chosen(jobs: list[Job], source: Path, scenes: SceneStyles | None) -> list[Job]:
+    """Keep the jobs of the wanted scenes."""
+    if scenes is None:
+        return jobs
+    chosen = [job for job in jobs if job.scene in scenes]
+    if not chosen:
+        raise InputError(
+            f"{source} holds none of the wanted scenes",
+            got=f"{len(jobs)} images, {len(scenes)} scenes",
+            do="give the data set whose scenes they are",
+        )
+    return chosen
 
 
 class _Run:
     """One call of `translate`; counts what becomes of its images."""
 
     def __init__(
-        self, translator: Translator, annotators: Annotators, total: int, progress: Progress
+        self,
+        translator: Translator,
+        annotators: Annotators,
+        total: int,
+        progress: Progress,
+        scenes: SceneStyles,
     ) -> None:
+        self.scenes = scenes
         self.translator = translator
         self.annotators = annotators
         self.total = total
@@ -154,7 +185,7 @@ class _Run:
             steps=translator.steps,
             solver=translator.solver,
             guidance=translator.guidance.model_dump(mode="json"),
-            style=translator.style,
+            style=self.scenes.get(job.scene) or translator.style,
             resolution=translator.resolution,
             without=translator.without,
             input=job.name,
@@ -188,7 +219,11 @@ class _Run:
         caption = annotators.caption(job.name, shown) if translator.takes_captions else None
         found = annotators.segment(job.name, shown) if translator.takes_maps else None
         image = translator.prepare(
-            visible, key=wanted.input_hash, caption=caption, segmentation=found
+            visible,
+            key=wanted.input_hash,
+            caption=caption,
+            segmentation=found,
+            style=wanted.style or "none",
         )
         sidecar = dataclasses.replace(
             wanted, caption=caption, geometry=dataclasses.asdict(geometry)

@@ -61,6 +61,7 @@ class Prepared:
         key: Names the content, for the noise; the SHA-256 of the input file.
         caption: Caption, or None.
         segmentation: HW uint8 map of the working size, or None.
+        style: Style number of this image, or None for the translator's style.
     """
 
     geometry: Geometry
@@ -68,6 +69,7 @@ class Prepared:
     key: str
     caption: str | None = None
     segmentation: np.ndarray | None = None
+    style: int | None = None
 
     @property
     def shape(self) -> tuple[int, int, bool]:
@@ -149,6 +151,7 @@ class Translator:
         key: str,
         caption: str | None = None,
         segmentation: np.ndarray | None = None,
+        style: str | None = None,
     ) -> Prepared:
         """Bring an image and its map to the working size.
 
@@ -158,6 +161,10 @@ class Translator:
             caption: Caption, or None; ignored where captions have no effect.
             segmentation: HW uint8 map of the visible image's aspect, or None; ignored
                 where maps have no effect. One of the scaled size is not resized again.
+            style: Camera style of this image, or None for the translator's.
+
+        Raises:
+            UnknownNameError: If the model does not know the style.
         """
         geometry = self.fit(visible.shape[1], visible.shape[0])
         return Prepared(
@@ -166,6 +173,7 @@ class Translator:
             key=key,
             caption=caption if self.takes_captions else None,
             segmentation=_fitted_map(segmentation, geometry) if self.takes_maps else None,
+            style=self.model.style_number(style) if style else None,
         )
 
     @torch.inference_mode()
@@ -226,11 +234,12 @@ class Translator:
     def _conditions(self, batch: Sequence[Prepared]) -> Conditions:
         maps = [item.segmentation for item in batch if item.segmentation is not None]
         captions = [item.caption for item in batch]
+        styles = [self._style_number if item.style is None else item.style for item in batch]
         return Conditions(
             visible=self._encode([item.visible for item in batch]),
             segmentation=self._encode(maps) if maps else None,
             text=self.model.embed(captions) if self.takes_captions else None,
-            style=torch.full((len(batch),), self._style_number, device=self.model.device),
+            style=torch.tensor(styles, device=self.model.device),
             null_text=self.model.embed_prompts([""]),
         )
 
