@@ -91,7 +91,15 @@ def test_changed_and_new_files(sound: Path) -> None:
     (changed,) = found(sound, "stale")
     assert changed.where == ("rgb/a.png",)
     (new,) = found(sound, "unindexed")
-    assert new.where == ("new",)
+    assert new.where == ("ir/new.png",)
+
+
+def test_an_unreadable_file_is_found_though_the_index_passed_it_over(sound: Path) -> None:
+    (sound / "rgb" / "a.png").write_bytes(b"text")
+    assert index(sound).failures
+    (one,) = found(sound, "unreadable")
+    assert one.where == ("rgb/a.png",)
+    assert found(sound, "unindexed") == []
 
 
 def test_pairs_of_two_sizes(sound: Path) -> None:

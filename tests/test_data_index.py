@@ -118,6 +118,7 @@ def test_unreadable_files_are_listed_and_the_rest_is_indexed(make_pairs: MakePai
     report = index(data)
     failed = dict(report.failures)
     assert failed.keys() == {str(cut), str(data / "ir" / "street_01.png")}
+    assert all(path not in reason for path, reason in failed.items())
     scenes = by_name(load_scenes(data))
     assert scenes["street_00"].visible is None
     assert scenes["street_01"].infrared is None

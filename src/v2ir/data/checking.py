@@ -52,19 +52,19 @@ def check(
 
 def unreadable(inspection: Inspection) -> Iterator[Finding]:
     """Find files that are gone or that are not whole images."""
-    for seen in _files(inspection):
+    for seen in (*_files(inspection), *inspection.unindexed):
         if seen.is_missing:
             yield Finding(
                 "missing",
                 (seen.path,),
-                f"{seen.path}: {seen.failure}",
+                f"{seen.path} {seen.failure}",
                 "bring it back, or run `v2ir index` again to take it out of the index",
             )
         elif seen.failure:
             yield Finding(
                 "unreadable",
                 (seen.path,),
-                f"{seen.path} cannot be read ({seen.failure})",
+                f"{seen.path} {seen.failure}",
                 "copy or export it again, or remove it; then run `v2ir index`",
             )
 
@@ -81,14 +81,13 @@ def stale(inspection: Inspection) -> Iterator[Finding]:
                     f"{seen.path} has changed since it was indexed",
                     "run `v2ir index` and `v2ir annotate` again",
                 )
-    known_names = {item.scene.name for item in inspection.scenes}
-    strangers = tuple(n for n in inspection.listing.names() if n not in known_names)
+    strangers = tuple(seen.path for seen in inspection.unindexed if not seen.failure)
     if strangers:
         yield Finding(
             "unindexed",
             strangers,
-            f"{len(strangers)} scenes below rgb/ or ir/ are not in the index",
-            "run `v2ir index` again; unreadable images stay out of it",
+            f"{len(strangers)} images are not in the index, such as {strangers[0]}",
+            "run `v2ir index` again",
             severity="warning",
         )
 
@@ -249,7 +248,12 @@ def maps(inspection: Inspection) -> Iterator[Finding]:
         try:
             tone, size = read_thumbnail(path, _MAP_SIDE, _MAP_SIDE), image_size(path)
         except ImageReadError as error:
-            yield Finding("unreadable", (where,), str(error), "make it again: `v2ir annotate`")
+            yield Finding(
+                "unreadable",
+                (where,),
+                f"{error.what}: {error.got}",
+                "make it again: `v2ir annotate`",
+            )
             continue
         if tone.min() > _WHITE or tone.max() < _BLACK:
             colour = "white" if tone.min() > _WHITE else "black"

@@ -196,7 +196,7 @@ def _read_side(
     try:
         return path, hash_file(path), fingerprint(path), image_size(path)
     except ImageReadError as error:
-        failures.append((str(path), str(error)))
+        failures.append((str(path), str(error).removeprefix(f"{path} ")))
     except OSError as error:
         failures.append((str(path), f"cannot be read: {error.strerror or error}"))
     return None

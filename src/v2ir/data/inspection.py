@@ -67,11 +67,13 @@ class Inspection:
         root: Folder of the data set.
         scenes: The indexed scenes.
         listing: The files below the folder, indexed or not.
+        unindexed: Images of the data set that the index does not hold.
     """
 
     root: Path
     scenes: Sequence[SeenScene]
     listing: Listing
+    unindexed: Sequence[SeenFile]
 
 
 def inspect(root: Path, *, alignment: bool = True, progress: Progress = no_progress) -> Inspection:
@@ -90,7 +92,17 @@ def inspect(root: Path, *, alignment: bool = True, progress: Progress = no_progr
     for done, scene in enumerate(scenes, start=1):
         seen.append(_see_scene(root, scene, alignment=alignment))
         progress(done, len(scenes))
-    return Inspection(root, seen, LAYOUTS["folders"](root))
+    listing = LAYOUTS["folders"](root)
+    indexed = {file.path for item in seen for file in item.files}
+    wanted = set(listing.names())
+    paths = [
+        path.relative_to(root).as_posix()
+        for kind in ("rgb", "ir")
+        for name, path in listing.files.get(kind, {}).items()
+        if name in wanted
+    ]
+    unindexed = [_see_file(root, path) for path in paths if path not in indexed]
+    return Inspection(root, seen, listing, unindexed)
 
 
 def _see_scene(root: Path, scene: Scene, *, alignment: bool) -> SeenScene:
@@ -107,11 +119,11 @@ def _see_file(root: Path, path: str) -> SeenFile:
     full = root / path
     if not full.is_file():
         broken = full.is_symlink()
-        why = f"the link leads to {full.readlink()}, which is gone" if broken else "is not there"
+        why = f"is a link to {full.readlink()}, which is gone" if broken else "is not there"
         return SeenFile(path, failure=why, is_missing=True)
     try:
         return SeenFile(path, hash=hash_file(full), print=fingerprint(full), size=image_size(full))
     except ImageReadError as error:
-        return SeenFile(path, failure=f"{error.what}: {error.got}")
+        return SeenFile(path, failure=f"{error.what.removeprefix(f'{full} ')}: {error.got}")
     except OSError as error:
         return SeenFile(path, failure=f"cannot be read: {error.strerror or error}")
