@@ -167,10 +167,10 @@ def imported_anywhere(path: Path) -> Iterator[str]:
 
 
 def test_no_file_is_too_long() -> None:
-    for path in MODULES:
-        lines = len(path.read_text(encoding="utf-8").splitlines())
-        name = name_of(path)
-        assert lines <= MAX_FILE_LINES or name in LARGE_FILES, f"{name}: {lines} lines"
+    lengths = {name: len(p.read_text(encoding="utf-8").splitlines()) for name, p in NAMES.items()}
+    large = {name: lines for name, lines in lengths.items() if lines > MAX_FILE_LINES}
+    # An exception that is not needed any more has to go, too.
+    assert large.keys() == LARGE_FILES.keys(), large
 
 
 def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -182,14 +182,13 @@ def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def test_no_function_is_too_long() -> None:
+    large = {}
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                name = f"{name_of(path)}.{node.name}"
-                lines = code_lines(node)
-                assert lines <= MAX_FUNCTION_LINES or name in LARGE_FUNCTIONS, (
-                    f"{name}: {lines} lines"
-                )
+            is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            if is_function and code_lines(node) > MAX_FUNCTION_LINES:
+                large[f"{name_of(path)}.{node.name}"] = code_lines(node)
+    assert large.keys() == LARGE_FUNCTIONS.keys(), large
 
 
 def test_the_registries_that_contributing_names_exist() -> None:
