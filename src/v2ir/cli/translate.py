@@ -24,13 +24,9 @@ def command(
     out: Path = typer.Argument(..., metavar="OUT", help="Folder of the infrared images."),
     model: str = typer.Option("mini", help="Bundled model, model folder, or hub name."),
     style: str | None = typer.Option(
-        None,
-        help="Camera to imitate, `none`, or `scene` for each scene's own in an indexed data set; "
-        "`v2ir models MODEL` lists them.",
+        None, help="Camera to imitate (see `v2ir models MODEL`), `none`, or each `scene`'s own."
     ),
-    split: str | None = typer.Option(
-        None, help="Only this split of an indexed data set: train, val or test."
-    ),
+    split: str | None = typer.Option(None, help="Only this split of an indexed data set."),
     seed: int = typer.Option(0, help="Seed of the noise."),
     steps: int | None = typer.Option(None, help="Solver steps."),
     solver: str | None = typer.Option(None, help="Solver, such as dpmpp or euler_ancestral."),
@@ -84,10 +80,8 @@ def command(
         translator, captioner=captioner, segmenter=segmenter, captions=captions, maps=maps
     )
     scenes = scene_styles(source, split, by_scene=style == "scene")
-    if dry_run:
-        _list_pending(source, out, translator, annotators, scenes)
-        return
-    _translate(source, out, translator, annotators, scenes)
+    act = _list_pending if dry_run else _translate
+    act(source, out, translator, annotators, scenes)
 
 
 def scene_styles(source: Path, split: str | None, *, by_scene: bool) -> SceneStyles | None:
