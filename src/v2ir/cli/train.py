@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import typer
@@ -37,18 +38,11 @@ def command(
             console.print(f"stage {stage.name}: {number} scenes, {stage.steps} steps")
         return
     settings = TrainSettings(data, run, tuple(stages), start_from, cache)
-    bars: list[object] = []
+    with contextlib.ExitStack() as bars:
 
-    def open_bar(stage: str) -> Progress:
-        for bar in bars:
-            bar.__exit__(None, None, None)  # type: ignore[attr-defined]
-        bar = progress_bar(stage)
-        bars[:] = [bar]
-        return bar.__enter__()
+        def open_bar(stage: str) -> Progress:
+            bars.close()
+            return bars.enter_context(progress_bar(stage))
 
-    try:
         folder = train(resolved, settings, open_bar)
-    finally:
-        for bar in bars:
-            bar.__exit__(None, None, None)  # type: ignore[attr-defined]
     console.print(f"model: {folder}", highlight=False)

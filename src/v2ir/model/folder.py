@@ -171,6 +171,10 @@ class Model:
             )
         return self.card.styles.index(name) + 1
 
+    def row_of_style(self, name: str | None) -> int:
+        """Return the embedding row of a scene's style; 0 if it is unknown or not stated."""
+        return self.card.styles.index(name) + 1 if name in self.card.styles else 0
+
     def conditions(
         self,
         *,

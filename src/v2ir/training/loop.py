@@ -93,9 +93,9 @@ def train_stage(
     stage, run = settings.stage, settings.run
     state = _start(objective, settings)
     precision: Any = contextlib.nullcontext()
-    if bfloat16_pays(next(iter(objective.modules.values())).parameters().__next__().device):
+    if bfloat16_pays(next(next(iter(objective.modules.values())).parameters()).device):
         precision = torch.autocast("cpu", torch.bfloat16)
-    meter = _Meter(state.step)
+    meter = _Meter()
     batches = _batches(objective, scenes, settings, state.step)
     progress(state.step, stage.steps)
     for step in range(state.step, stage.steps):
@@ -187,7 +187,7 @@ def _number(*words: int) -> int:
 class _Meter:
     """Mean loss and speed since the last reading."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self) -> None:
         self.losses: list[float] = []
         self.since = time.monotonic()
 

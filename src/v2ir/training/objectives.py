@@ -181,7 +181,10 @@ class Denoising:
                 for item, gone in zip(scenes, drops, strict=True)
             ],
             styles=torch.tensor(
-                [0 if out else self._style(item) for item, out in zip(scenes, hidden, strict=True)]
+                [
+                    0 if out else self.model.row_of_style(item.scene.style)
+                    for item, out in zip(scenes, hidden, strict=True)
+                ]
             ),
             **planes,
         )
@@ -214,10 +217,6 @@ class Denoising:
         if "text" not in self.stage.conditions or not item.captions:
             return self.model.card.prompt(None)
         return self.model.card.prompt(item.captions[int(generator.integers(len(item.captions)))])
-
-    def _style(self, item: TrainingScene) -> int:
-        styles = self.model.card.styles
-        return styles.index(item.scene.style) + 1 if item.scene.style in styles else 0
 
     def loss(self, batch: DenoisingBatch, generator: torch.Generator) -> Tensor:
         """Return the mean loss of a batch."""

@@ -36,15 +36,12 @@ def _row(model: Model, item: TrainingScene, stage: Stage) -> np.ndarray:
         if shown and part_hash(item, part) is not None:
             view = Variant(crop, False, factor).apply(read_part(item, part))
             views[part] = view[:crop, :crop]
-    style = item.scene.style
     captions = [stage.prompt or (item.captions[0] if item.captions else None)]
     conditions = model.conditions(
         visible=_batch(views.get("visible")),
         segmentation=_batch(views.get("segmentation")),
         captions=None if stage.prompt else captions,
-        style=torch.tensor(
-            [model.card.styles.index(style) + 1 if style in model.card.styles else 0]
-        ),
+        style=torch.tensor([model.row_of_style(item.scene.style)]),
     )
     side = crop // factor
     generator = torch.Generator().manual_seed(0)

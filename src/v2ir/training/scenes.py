@@ -102,10 +102,9 @@ class Deck:
     def __init__(self, styles: Sequence[str | None], balance: float, seed: Sequence[int]) -> None:
         self.number = len(styles)
         self.seed = tuple(seed)
-        names, inverse, counts = np.unique(
+        _, inverse, counts = np.unique(
             np.array([style or "" for style in styles]), return_inverse=True, return_counts=True
         )
-        del names
         weights = (counts.astype(np.float64) ** -balance)[inverse]
         self.chances = weights / weights.sum() if balance > 0 else None
         self._epoch: tuple[int, np.ndarray] | None = None

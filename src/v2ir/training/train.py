@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from v2ir.errors import UnknownNameError
-from v2ir.model import CONDITION_NAMES, Model, ModelCard, add_styles, architecture, build_model
+from v2ir.model import Model, ModelCard, add_styles, architecture, build_model
 from v2ir.model.folder import load_model
 from v2ir.records import Progress, no_progress
 from v2ir.training.average import averaged
@@ -229,11 +229,9 @@ def _previewer(run: Run, stage: Stage, model: Model, scenes: Sequence[TrainingSc
 
 
 def _save(model: Model, recipe: Recipe, stage: Stage, run: Run) -> None:
-    conditions = tuple(name for name in CONDITION_NAMES if name in model.card.conditions)
     card = model.card.model_copy(
         update={
             "name": recipe.name,
-            "conditions": conditions,
             "recipe": {**recipe.model_dump(mode="json"), "finished": stage.name},
         }
     )
