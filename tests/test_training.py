@@ -23,12 +23,13 @@ from v2ir.files import read_jsonl
 from v2ir.model import load_model
 from v2ir.training import RECIPES, Stage, TrainSettings, load_recipe, train
 from v2ir.training.average import averaged, start_averages, update_averages, warmed_decay
-from v2ir.training.cache import Caches, LatentCache, TextCache, Variant, cut, draw_variants
+from v2ir.training.cache import Caches, LatentCache, TextCache, draw_window
 from v2ir.training.checkpoint import list_checkpoints
 from v2ir.training.drops import SUBSETS, draw_drops
 from v2ir.training.loop import learning_rate
-from v2ir.training.objectives import draw_timesteps
+from v2ir.training.objectives.denoising import draw_timesteps
 from v2ir.training.scenes import Deck, scenes_of, training_scenes
+from v2ir.training.variants import Variant, draw_variants
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_batches_see_the_drops_that_were_drawn(data):
     """The drops must reach the tensors: count them there, with each subset at 1 in 7."""
     only_train(data)
     from v2ir.model import architecture, build_model
-    from v2ir.training.objectives import Denoising
+    from v2ir.training.objectives.denoising import Denoising
 
     model = build_model(architecture("tiny"), name="x", styles=("street",))
     stage = Stage(name="s", steps=1, drop=1 / 7, drop_style=0.5, crop=32, variants=1)
@@ -287,11 +288,10 @@ def test_variants_cover_the_scales_and_both_sides():
     assert view[:, -40:].min() > 200 and view[:, :80].max() < 50
 
 
-def test_a_cut_is_the_same_window_of_every_latent():
-    latent = torch.arange(10 * 12.0).view(1, 10, 12)
-    one, two = cut([latent, latent * 2], 4, np.random.default_rng(3))
-    assert one.shape == (1, 4, 4)
-    assert torch.equal(one * 2, two)
+def test_windows_lie_within_a_latent_and_reach_its_corners():
+    latent, generator = torch.zeros(1, 5, 6), np.random.default_rng(3)
+    drawn = {draw_window(latent, 4, generator) for _ in range(100)}
+    assert drawn == {(top, left) for top in range(2) for left in range(3)}
 
 
 def test_the_deck_shows_every_scene_once_an_epoch_wherever_it_starts():

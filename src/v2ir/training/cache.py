@@ -16,62 +16,21 @@ import torch
 from torch import Tensor
 
 from v2ir.files import write_bytes
-from v2ir.images import resize, to_tensor
+from v2ir.images import to_tensor
+from v2ir.training.variants import Variant
 
 
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """A resized and perhaps mirrored view of a whole image.
+def weights_hash(module: torch.nn.Module, without: tuple[str, ...] = ()) -> str:
+    """Return a SHA-256 over the names and values of a network's weights.
 
-    Attributes:
-        short_side: Short side in pixels after resizing; the aspect is kept.
-        mirrored: Whether left and right are exchanged.
-        multiple: Sides are cut (by less than this) to multiples of it, so that the
-            latent's pixels lie on the image's.
+    Args:
+        module: The network.
+        without: Names of parts of the network that do not count.
     """
-
-    short_side: int
-    mirrored: bool
-    multiple: int
-
-    def apply(self, pixels: np.ndarray) -> np.ndarray:
-        """Apply the view to HW or HWC pixels."""
-        height, width = pixels.shape[:2]
-        ratio = self.short_side / min(height, width)
-        target = [max(self.short_side, round(side * ratio)) for side in (height, width)]
-        target_height, target_width = (side // self.multiple * self.multiple for side in target)
-        view = resize(pixels, target_width, target_height)
-        return np.ascontiguousarray(view[:, ::-1]) if self.mirrored else view
-
-    @property
-    def key(self) -> str:
-        """The transform as text, for the cache's keys."""
-        return f"short={self.short_side} mirrored={int(self.mirrored)} multiple={self.multiple}"
-
-
-def draw_variants(
-    number: int, crop: int, scales: tuple[float, float], multiple: int, seed: str
-) -> list[Variant]:
-    """Draw the variants of one scene; every second one is mirrored.
-
-    The scales are stratified over the range, so that few variants still cover it.
-    """
-    digest = hashlib.sha256(seed.encode()).digest()
-    generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
-    low, high = scales
-    variants = []
-    for index in range(number):
-        part = (index // 2 + generator.random()) / max((number + 1) // 2, 1)
-        side = crop * (low + (high - low) * part)
-        short = max(crop, round(side / multiple) * multiple)
-        variants.append(Variant(short, index % 2 == 1, multiple))
-    return variants
-
-
-def weights_hash(module: torch.nn.Module) -> str:
-    """Return a SHA-256 over the names and values of a network's weights."""
     total = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
+        if name.split(".", 1)[0] in without:
+            continue
         total.update(name.encode())
         total.update(value.detach().cpu().contiguous().numpy().tobytes())
     return total.hexdigest()
@@ -128,6 +87,11 @@ class LatentCache(TensorCache):
         """Return the file of a latent, whether it exists or not."""
         return self.path_of(f"{image_hash} {variant.key}")
 
+    def ensure(self, image_hash: str, variant: Variant, read: Callable[[], np.ndarray]) -> None:
+        """Compute a latent if its file is not there; see `get`."""
+        if not self.path(image_hash, variant).exists():
+            self.get(image_hash, variant, read)
+
     def get(self, image_hash: str, variant: Variant, read: Callable[[], np.ndarray]) -> Tensor:
         """Return the latent (c, h, w) in float32, computing it if it is not there yet.
 
@@ -174,9 +138,8 @@ class Caches:
     text: TextCache
 
 
-def cut(latents: Sequence[Tensor], size: int, generator: np.random.Generator) -> list[Tensor]:
-    """Cut the same random window of `size` latent pixels out of each latent (c, h, w)."""
-    height, width = latents[0].shape[-2:]
+def draw_window(latent: Tensor, size: int, generator: np.random.Generator) -> tuple[int, int]:
+    """Draw the top left corner of a window of `size` latent pixels in a latent (c, h, w)."""
+    height, width = latent.shape[-2:]
     top = int(generator.integers(height - size + 1))
-    left = int(generator.integers(width - size + 1))
-    return [latent[:, top : top + size, left : left + size] for latent in latents]
+    return top, int(generator.integers(width - size + 1))

@@ -12,10 +12,10 @@ from v2ir.images import from_tensor, to_tensor, to_uint8, write_image
 from v2ir.model import Model
 from v2ir.sampling.guidance import GuidedDenoiser
 from v2ir.sampling.solvers import solve
-from v2ir.training.cache import Variant
-from v2ir.training.objectives import part_hash, read_part
+from v2ir.training.objectives.objective import part_hash, read_part
 from v2ir.training.scenes import TrainingScene
 from v2ir.training.stage import Stage
+from v2ir.training.variants import Variant
 
 
 @torch.no_grad()

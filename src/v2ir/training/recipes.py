@@ -37,42 +37,28 @@ def _autoencoder(**changes: Any) -> Stage:
 
 
 def _mini() -> Recipe:
+    # Small batches: more updates for the same work. Most samples are noisy ones, because where
+    # heat is gets decided there.
     small: dict[str, Any] = {
-        "trains": ("unet", "text_encoder"),
-        "batch_size": 16,
-        "average_decay": 0.999,
-        "balance": 0.5,
-        "scales": (1.0, 1.5),
-    }
+        "trains": ("unet", "text_encoder"), "batch_size": 8, "average_decay": 0.999,
+        "balance": 0.5, "scales": (1.0, 1.5), "learning_rate": 6e-4, "warmup_steps": 50,
+        "sample_every": 500,
+    }  # fmt: skip
+    pairs = {**small, "noise_shift": 10.0, "jitter": 0.3}
+    street = {**pairs, "styles": _STREET, "alignment": ("strict", "near")}
     return Recipe(
         name="mini",
         architecture="mini",
         stages=(
-            _autoencoder(steps=1600, decay_steps=1600),
+            _autoencoder(steps=2000, decay_steps=2000),
             Stage(
                 name="infrared", scenes="infrared", conditions=(), prompt=INFRARED_PROMPT,
-                steps=250, learning_rate=6e-4, warmup_steps=50, variants=2, drop=0.0, **small,
+                steps=300, variants=1, drop=0.0, noise_shift=3.0, **small,
             ),
+            Stage(name="pairs", steps=1000, **pairs),
             Stage(
-                name="pairs", steps=600, decay_steps=1700, learning_rate=6e-4, warmup_steps=50,
-                sample_every=500, **small,
-            ),
-            Stage(
-                name="style", styles=_STREET, alignment=("strict", "near"), steps=400,
-                decay_steps=1400, learning_rate=6e-4, warmup_steps=20, noise_shift=4.0,
-                sample_every=200, **small,
-            ),
-            # The first solver step decides where heat is; it is what a short training lacks.
-            Stage(
-                name="first_step", styles=_STREET, alignment=("strict", "near"), steps=400,
-                decay_steps=1100, learning_rate=8e-4, warmup_steps=20, noise_shift=20.0,
-                sample_every=200, **small,
-            ),
-            # Small batches: more updates for the same work.
-            Stage(
-                name="finish", styles=_STREET, alignment=("strict", "near"), steps=2900,
-                decay_steps=2900, learning_rate=5e-4, warmup_steps=20, noise_shift=10.0,
-                sample_every=1000, **{**small, "batch_size": 4},
+                name="style", objective="end_to_end", steps=6000, decay_steps=6000, hot=1.0,
+                structure=0.5, **street,
             ),
         ),
         card={

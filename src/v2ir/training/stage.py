@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from v2ir.model.conditions import CONDITION_NAMES, ConditionName
 
-Part = Literal["autoencoder", "unet", "text_encoder"]
+Part = Literal["autoencoder", "unet", "text_encoder", "decoder"]
 
 
 class Stage(BaseModel):
@@ -38,12 +38,21 @@ class Stage(BaseModel):
         noise_shift: 1 draws all timesteps alike; s draws u = s v / (1 + (s - 1) v) of them
             for uniform v, so that more samples are noisy ones, in which the network must
             translate and not just denoise. Source: Esser et al. 2024, Eq. 23.
+        end_to_end: Share of each batch that the objective `end_to_end` takes to pictures.
+        hot: Further weight of hot pixels in a picture's loss.
+        structure: Weight of 1 - SSIM in a picture's loss.
+        adversarial: Weight of a patch discriminator's verdict on pictures; 0 has none. Where
+            the decoder trains too, it is a multiple of the adaptive weight.
+        features: Weight of the discriminator's features within its verdict.
         drop: Probability of dropping each of the seven non-empty subsets of the
             conditions. Source: DiffV2IR's released code (0.02).
         drop_style: Probability of hiding the style.
         average_decay: Decay of the averaged weights, warmed up as (1 + n) / (10 + n).
         crop: Side of the square training crop in pixels.
         scales: Range of the short side before cropping, in multiples of `crop`.
+        jitter: Strength of random exposure and white balance of the visible image, as the
+            standard deviation of gamma's logarithm; every scene's first two variants keep
+            their light.
         variants: Number of resized and flipped variants of a scene that are encoded once
             and kept; crops are cut out of their latents anew in every step.
         checkpoint_every: Steps between checkpoints.
@@ -70,11 +79,17 @@ class Stage(BaseModel):
     weight_decay: float = 1e-2
     clip_norm: float = 1.0
     noise_shift: float = Field(default=1.0, ge=1.0)
+    end_to_end: float = Field(default=0.5, gt=0.0, le=1.0)
+    hot: float = Field(default=0.0, ge=0.0)
+    structure: float = Field(default=0.0, ge=0.0)
+    adversarial: float = Field(default=0.0, ge=0.0)
+    features: float = Field(default=0.0, ge=0.0)
     drop: float = Field(default=0.02, ge=0.0, le=1.0 / 7)
     drop_style: float = Field(default=0.05, ge=0.0, le=1.0)
     average_decay: float = 0.9999
     crop: int = Field(default=256, ge=16)
     scales: tuple[float, float] = (1.0, 1.125)
+    jitter: float = Field(default=0.0, ge=0.0, le=1.0)
     variants: int = Field(default=4, ge=1)
     checkpoint_every: int = Field(default=200, ge=1)
     sample_every: int = Field(default=0, ge=0)

@@ -172,9 +172,10 @@ def _run_stage(
     caches = _caches(model, settings.cache_dir or settings.data_dir / ".cache")
     objective = OBJECTIVES[stage.objective](model, stage, caches)
     sample = None
-    if stage.objective == "denoising":
+    if "unet" in stage.trains:
         sample = _previewer(run, stage, model, chosen)
     facts = {"recipe": recipe.name, "seed": recipe.seed, "stage": stage.model_dump(mode="json")}
+    objective.prepare(chosen, progress)
     state = train_stage(
         objective,
         chosen,
@@ -201,8 +202,10 @@ def _caches(model: Model, folder: Path) -> Caches:
         with torch.no_grad():
             return encode_mode(model.autoencoder, images)
 
+    # The decoder may be trained further without making the latents stale.
+    encoder_hash = weights_hash(model.autoencoder, without=("decoder", "post_quant_conv"))
     return Caches(
-        LatentCache(folder / "latents", encode, weights_hash(model.autoencoder)),
+        LatentCache(folder / "latents", encode, encoder_hash),
         TextCache(
             folder / "text",
             lambda prompt: model.embed_prompts([prompt])[0],

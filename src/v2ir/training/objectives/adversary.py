@@ -1,0 +1,80 @@
+"""A patch discriminator: it asks whether an infrared picture fits its visible one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PatchDiscriminator(nn.Module):
+    """Judges patches of an infrared picture, given the visible one and the style.
+
+    Three halvings, so a verdict sees about 70 px.
+    Source: Isola et al. 2017, Sec. 3.2.2, with spectral normalisation (Miyato et al. 2018).
+
+    Args:
+        channels: Channels of the picture with everything that it is judged beside.
+        num_styles: Number of styles; 0 judges without one.
+        width: Channels after the first layer.
+    """
+
+    def __init__(self, channels: int, num_styles: int = 0, width: int = 32) -> None:
+        super().__init__()
+        widths = (channels, width, 2 * width, 4 * width, 4 * width)
+        self.layers = nn.ModuleList(
+            nn.utils.parametrizations.spectral_norm(
+                nn.Conv2d(before, after, 4, stride=2 if place < 3 else 1, padding=1)
+            )
+            for place, (before, after) in enumerate(itertools.pairwise(widths))
+        )
+        self.verdict = nn.utils.parametrizations.spectral_norm(nn.Conv2d(widths[-1], 1, 4))
+        self.styles = nn.Embedding(num_styles + 1, widths[-1])
+        nn.init.zeros_(self.styles.weight)
+
+    def forward(self, pictures: Tensor, styles: Tensor) -> list[Tensor]:
+        """Return the features of each layer and, last, the verdicts.
+
+        Args:
+            pictures: (N, channels, H, W) in [-1, 1].
+            styles: Style numbers, (N,).
+        """
+        found = []
+        x = pictures
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.2)
+            found.append(x)
+        told = self.styles(styles)[:, :, None, None]
+        found.append(self.verdict(x) + (told * x).mean(dim=1, keepdim=True)[..., 1:-2, 1:-2])
+        return found
+
+
+def discriminator_loss(true: Tensor, made: Tensor) -> Tensor:
+    """Return the hinge loss of the verdicts on true and generated pictures."""
+    return 0.5 * (F.relu(1.0 - true).mean() + F.relu(1.0 + made).mean())
+
+
+def feature_distance(made: Sequence[Tensor], true: Sequence[Tensor]) -> Tensor:
+    """Return the mean absolute difference of the features, layer by layer.
+
+    Source: Wang et al. 2018 (pix2pixHD), Eq. 4.
+    """
+    terms = [F.l1_loss(a, b.detach()) for a, b in zip(made[:-1], true[:-1], strict=True)]
+    return torch.stack(terms).mean()
+
+
+def adaptive_weight(
+    reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, largest: float = 1e3
+) -> Tensor:
+    """Return the ratio of the gradients of both losses at the last layer's weights.
+
+    Source: Esser et al. 2021 (VQGAN), Eq. 7.
+    """
+    pulls = [
+        torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm()
+        for loss in (reconstruction, adversarial)
+    ]
+    return (pulls[0] / (pulls[1] + 1e-4)).clamp(0.0, largest).detach()

@@ -1,0 +1,182 @@
+"""The denoiser's objective: DiffV2IR, Eq. 1, with dropped conditions."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from v2ir.model import Conditions, Model, NetworkDenoiser, denoising_loss
+from v2ir.records import Progress
+from v2ir.training.cache import Caches, draw_window
+from v2ir.training.drops import draw_drops
+from v2ir.training.objectives.objective import part_hash, read_part
+from v2ir.training.scenes import TrainingScene
+from v2ir.training.stage import Stage
+from v2ir.training.variants import Variant, draw_variants
+
+
+@dataclasses.dataclass
+class DenoisingBatch:
+    """A composed batch of N samples.
+
+    Attributes:
+        clean: Scaled latents of the infrared images, (N, c, h, w).
+        visible: Latents of the visible images, zero where dropped or absent.
+        segmentation: Latents of the maps, zero where dropped or absent.
+        prompts: Complete prompts; the empty string where dropped.
+        styles: Style numbers, (N,); 0 where hidden or unknown.
+    """
+
+    clean: Tensor
+    visible: Tensor | None
+    segmentation: Tensor | None
+    prompts: list[str]
+    styles: Tensor
+
+
+class Denoising:
+    """The denoiser's objective: DiffV2IR, Eq. 1, with dropped conditions."""
+
+    def __init__(self, model: Model, stage: Stage, caches: Caches) -> None:
+        self.model = model
+        self.stage = stage
+        self.caches = caches
+        self.modules: dict[str, nn.Module] = {
+            part: getattr(model, part) for part in ("unet", "text_encoder") if part in stage.trains
+        }
+        self.schedule = model.schedule
+
+    def batch(
+        self, scenes: Sequence[TrainingScene], generator: np.random.Generator
+    ) -> DenoisingBatch:
+        """Compose a batch: one variant, one window and one set of drops a sample."""
+        stage = self.stage
+        drops = draw_drops(len(scenes), stage.drop, generator)
+        hidden = generator.random(len(scenes)) < stage.drop_style
+        rows = [self._latents(item, generator) for item in scenes]
+        clean = torch.stack([row["infrared"] for row in rows])
+        planes: dict[str, Tensor | None] = {}
+        for part in ("visible", "segmentation"):
+            kept = [
+                row.get(part) if part in stage.conditions and part not in gone else None
+                for row, gone in zip(rows, drops, strict=True)
+            ]
+            planes[part] = self._stack(kept)
+        return DenoisingBatch(
+            clean=self.model.scale_latents(clean),
+            prompts=[
+                "" if "text" in gone else self._prompt(item, generator)
+                for item, gone in zip(scenes, drops, strict=True)
+            ],
+            styles=torch.tensor(
+                [
+                    0 if out else self.model.row_of_style(item.scene.style)
+                    for item, out in zip(scenes, hidden, strict=True)
+                ]
+            ),
+            **planes,
+        )
+
+    def prepare(self, scenes: Sequence[TrainingScene], progress: Progress) -> None:
+        """Encode all variants of all scenes that are not in the cache yet."""
+        unique = list({item.scene.name: item for item in scenes}.values())
+        progress(0, len(unique))
+        for done, item in enumerate(unique, start=1):
+            for variant in self._variants(item):
+                for part in self._parts(item):
+                    self.caches.latents.ensure(*self._entry(item, part, variant))
+            progress(done, len(unique))
+
+    def _variants(self, item: TrainingScene) -> list[Variant]:
+        stage, factor = self.stage, self.model.card.factor
+        return draw_variants(
+            stage.variants, stage.crop, stage.scales, factor, item.scene.name, stage.jitter
+        )
+
+    def _parts(self, item: TrainingScene) -> list[str]:
+        wanted = ("infrared", *(c for c in self.stage.conditions if c != "text"))
+        return [part for part in wanted if part_hash(item, part) is not None]
+
+    def _entry(
+        self, item: TrainingScene, part: str, variant: Variant
+    ) -> tuple[str, Variant, Callable[[], np.ndarray]]:
+        """Return hash, view and reader of an image: what the cache asks for."""
+        image_hash = part_hash(item, part)
+        assert image_hash is not None
+        view = variant if part == "visible" else variant.untoned
+        return image_hash, view, functools.partial(read_part, item, part)
+
+    def _latents(self, item: TrainingScene, generator: np.random.Generator) -> dict[str, Tensor]:
+        variants = self._variants(item)
+        variant = variants[int(generator.integers(len(variants)))]
+        found = {
+            part: self.caches.latents.get(*self._entry(item, part, variant))
+            for part in self._parts(item)
+        }
+        size = self.stage.crop // self.model.card.factor
+        top, left = draw_window(next(iter(found.values())), size, generator)
+        self._note(variant, top, left)
+        rows, columns = slice(top, top + size), slice(left, left + size)
+        return {part: latent[:, rows, columns] for part, latent in found.items()}
+
+    def _note(self, variant: Variant, top: int, left: int) -> None:
+        """Hear of a sample's view and of its window's corner in latent pixels."""
+
+    def _stack(self, rows: Sequence[Tensor | None]) -> Tensor | None:
+        """Stack condition latents, all-zero where there is none; None if there are none."""
+        given = [row for row in rows if row is not None]
+        if not given:
+            return None
+        scaled = iter(self.model.scale_condition(torch.stack(given)))
+        blank = torch.zeros_like(given[0])
+        return torch.stack([blank if row is None else next(scaled) for row in rows])
+
+    def _prompt(self, item: TrainingScene, generator: np.random.Generator) -> str:
+        if self.stage.prompt is not None:
+            return self.stage.prompt
+        if "text" not in self.stage.conditions or not item.captions:
+            return self.model.card.prompt(None)
+        return self.model.card.prompt(item.captions[int(generator.integers(len(item.captions)))])
+
+    def loss(self, batch: DenoisingBatch, generator: torch.Generator) -> Tensor:
+        """Return the mean loss of a batch."""
+        number = len(batch.clean)
+        noise = torch.randn(batch.clean.shape, generator=generator)
+        timesteps = draw_timesteps(
+            number, self.schedule.num_timesteps, self.stage.noise_shift, generator
+        )
+        denoiser = NetworkDenoiser(self.model.unet, None)
+        losses = denoising_loss(
+            denoiser, self.schedule, batch.clean, noise, timesteps, self.conditions(batch)
+        )
+        return losses.mean()
+
+    def conditions(self, batch: DenoisingBatch) -> Conditions:
+        """Return the conditions of a batch; text is embedded anew while its encoder trains."""
+        if "text_encoder" in self.modules:
+            ids = self.model.token_ids(batch.prompts).to(self.model.text_encoder.device)
+            text = self.model.text_encoder(ids).last_hidden_state
+        else:
+            text = self.caches.text.get(batch.prompts)
+        return Conditions(
+            visible=batch.visible,
+            segmentation=batch.segmentation,
+            text=text,
+            style=batch.styles,
+        )
+
+    def finish(self, scenes: Sequence[TrainingScene]) -> None:
+        """Forget the embeddings that an earlier text encoder made."""
+        self.model.forget_prompts()
+
+
+def draw_timesteps(number: int, total: int, shift: float, generator: torch.Generator) -> Tensor:
+    """Draw timesteps in 0..`total` - 1, (N,), int64; see `Stage.noise_shift`."""
+    uniform = (torch.randint(0, total, (number,), generator=generator) + 0.5) / total
+    shifted = shift * uniform / (1 + (shift - 1) * uniform)
+    return (shifted * total).long().clamp(0, total - 1)
