@@ -45,7 +45,10 @@ def _mini() -> Recipe:
         "sample_every": 500,
     }  # fmt: skip
     pairs = {**small, "noise_shift": 10.0, "jitter": 0.3}
-    street = {**pairs, "styles": _STREET, "alignment": ("strict", "near")}
+    street = {
+        **pairs, "styles": _STREET, "alignment": ("strict", "near"), "batch_size": 4,
+        "objective": "end_to_end", "end_to_end": 0.75, "hot": 1.0, "structure": 0.5,
+    }  # fmt: skip
     return Recipe(
         name="mini",
         architecture="mini",
@@ -55,10 +58,12 @@ def _mini() -> Recipe:
                 name="infrared", scenes="infrared", conditions=(), prompt=INFRARED_PROMPT,
                 steps=300, variants=1, drop=0.0, noise_shift=3.0, **small,
             ),
-            Stage(name="pairs", steps=1000, **pairs),
+            Stage(name="pairs", steps=500, **pairs),
+            Stage(name="style", steps=2400, decay_steps=4000, **street),
+            # The decoder learns the style's edges and grain with a discriminator's help.
             Stage(
-                name="style", objective="end_to_end", steps=6000, decay_steps=6000, hot=1.0,
-                structure=0.5, **street,
+                name="sharpen", steps=1000, decay_steps=1000, adversarial=0.2, features=5.0,
+                **{**street, "trains": ("unet", "text_encoder", "decoder"), "learning_rate": 2e-4},
             ),
         ),
         card={

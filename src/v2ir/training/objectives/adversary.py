@@ -31,7 +31,9 @@ class PatchDiscriminator(nn.Module):
             )
             for place, (before, after) in enumerate(itertools.pairwise(widths))
         )
-        self.verdict = nn.utils.parametrizations.spectral_norm(nn.Conv2d(widths[-1], 1, 4))
+        self.verdict = nn.utils.parametrizations.spectral_norm(
+            nn.Conv2d(widths[-1], 1, 3, padding=1)
+        )
         self.styles = nn.Embedding(num_styles + 1, widths[-1])
         nn.init.zeros_(self.styles.weight)
 
@@ -48,7 +50,7 @@ class PatchDiscriminator(nn.Module):
             x = F.leaky_relu(layer(x), 0.2)
             found.append(x)
         told = self.styles(styles)[:, :, None, None]
-        found.append(self.verdict(x) + (told * x).mean(dim=1, keepdim=True)[..., 1:-2, 1:-2])
+        found.append(self.verdict(x) + (told * x).mean(dim=1, keepdim=True))
         return found
 
 

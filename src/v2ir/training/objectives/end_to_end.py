@@ -147,7 +147,8 @@ class EndToEnd(Denoising):
         with torch.no_grad():
             wanted = judge(true, styles)
         fooled = -verdicts[-1].mean() + self.stage.features * feature_distance(verdicts, wanted)
-        last_layer = self.model.autoencoder.decoder.conv_out.weight
+        kernels = [p for p in self.model.autoencoder.decoder.parameters() if p.dim() == 4]
+        last_layer = kernels[-1]
         weight: float | Tensor = self.stage.adversarial
         if last_layer.requires_grad:
             weight = weight * adaptive_weight(loss, fooled, last_layer)
