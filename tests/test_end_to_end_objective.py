@@ -17,6 +17,7 @@ from v2ir.files import read_jsonl
 from v2ir.model import architecture, build_model
 from v2ir.training import RECIPES, Stage, TrainSettings, train
 from v2ir.training.cache import Caches, LatentCache, TextCache
+from v2ir.training.objectives import Draw
 from v2ir.training.objectives.adversary import (
     PatchDiscriminator,
     adaptive_weight,
@@ -39,6 +40,10 @@ def data(make_pairs):
     return root
 
 
+def draws(seed):
+    return [Draw(place, np.random.default_rng([seed, place])) for place in range(6)]
+
+
 def objective(data, **changes):
     torch.manual_seed(0)
     model = build_model(architecture("tiny"), name="x", styles=("street",))
@@ -57,7 +62,7 @@ def objective(data, **changes):
 
 def test_pictures_are_the_pixels_of_their_latents(data):
     made, scenes = objective(data, jitter=0.5, end_to_end=1.0, drop=0.0, scales=(1.0, 2.0))
-    batch = made.batch(scenes, np.random.default_rng(4))
+    batch = made.batch(scenes, draws(4))
     assert batch.true.shape == (len(scenes), 1, 32, 32)
     pooled = F.avg_pool2d(batch.true, 8).repeat(1, 4, 1, 1)
     torch.testing.assert_close(pooled, batch.clean, atol=2e-3, rtol=0)
@@ -68,9 +73,9 @@ def test_pictures_are_the_pixels_of_their_latents(data):
 
 def test_the_loss_of_pictures_reaches_network_and_decoder(data):
     made, scenes = objective(data, end_to_end=0.5, structure=0.5, hot=1.0)
-    batch = made.batch(scenes[:4], np.random.default_rng(4))
+    batch = made.batch(scenes[:4], draws(4)[:4])
     assert len(batch.true) == 2 and len(batch.clean) == 4
-    made.loss(batch, torch.Generator().manual_seed(0)).backward()
+    made.loss(batch).backward()
     for part in ("unet", "decoder"):
         norms = [p.grad.norm() for p in made.modules[part].parameters() if p.grad is not None]
         assert torch.stack(norms).sum() > 0
@@ -83,8 +88,8 @@ def test_the_network_learns_the_picture_from_pure_noise(data):
     optimizer = torch.optim.AdamW(parameters, lr=3e-3)
     losses = []
     for step in range(40):
-        batch = made.batch(scenes[:4], np.random.default_rng(step))
-        loss = made.loss(batch, torch.Generator().manual_seed(step))
+        batch = made.batch(scenes[:4], draws(step)[:4])
+        loss = made.loss(batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -97,8 +102,8 @@ def test_each_player_learns_from_its_own_loss_alone(data):
     judged, pushed = [], []
     for weight in (0.5, 50.0):
         made, scenes = objective(data, end_to_end=1.0, adversarial=weight, features=1.0)
-        batch = made.batch(scenes[:2], np.random.default_rng(0))
-        made.loss(batch, torch.Generator().manual_seed(0)).backward()
+        batch = made.batch(scenes[:2], draws(0)[:2])
+        made.loss(batch).backward()
         judged.append([p.grad for p in made.modules["discriminator"].parameters()])
         pushed.append(made.model.unet.conv_out.weight.grad)
     assert any(grad.abs().sum() > 0 for grad in judged[0])

@@ -27,7 +27,8 @@ from v2ir.training.cache import Caches, LatentCache, TextCache, draw_window
 from v2ir.training.checkpoint import list_checkpoints
 from v2ir.training.drops import SUBSETS, draw_drops
 from v2ir.training.loop import learning_rate
-from v2ir.training.objectives.denoising import draw_timesteps
+from v2ir.training.objectives import Draw
+from v2ir.training.objectives.denoising import draw_timestep
 from v2ir.training.scenes import Deck, scenes_of, training_scenes
 from v2ir.training.variants import Variant, draw_variants
 
@@ -73,6 +74,10 @@ def weights(folder):
     }
 
 
+def draws(number, seed=1):
+    return [Draw(place, np.random.default_rng([seed, place])) for place in range(number)]
+
+
 def same(left, right):
     return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
 
@@ -103,7 +108,7 @@ def test_batches_see_the_drops_that_were_drawn(data):
         TextCache(data / "cache", lambda prompt: model.embed_prompts([prompt])[0], "constant"),
     )
     scenes = scenes_of(stage, training_scenes(data)) * 100
-    batch = Denoising(model, stage, caches).batch(scenes, np.random.default_rng(1))
+    batch = Denoising(model, stage, caches).batch(scenes, draws(len(scenes)))
     gone = collections.Counter(
         (
             prompt == "",
@@ -343,16 +348,35 @@ def test_learning_rate_warms_up_and_decays():
 
 
 def test_shifted_timesteps_are_noisier():
-    def draw(shift):
-        return draw_timesteps(100_000, 1000, shift, torch.Generator().manual_seed(0))
+    def drawn(shift):
+        generator = np.random.default_rng(0)
+        return np.array([draw_timestep(1000, shift, generator) for _ in range(50_000)])
 
-    plain = draw(1.0)
-    expected = torch.randint(0, 1000, (100_000,), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(plain, expected)
-    shifted = draw(4.0)
+    plain = drawn(1.0)
+    assert np.array_equal(plain, np.random.default_rng(0).integers(1000, size=50_000))
+    shifted = drawn(4.0)
     assert shifted.min() >= 0 and shifted.max() == 999
     # Half of u = 4 v / (1 + 3 v) lies above 4 * 0.5 / 2.5 = 0.8.
-    assert (shifted > 800).float().mean().item() == pytest.approx(0.5, abs=0.01)
+    assert (shifted > 800).mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_sample_does_not_depend_on_its_batch(data):
+    only_train(data)
+    from v2ir.model import architecture, build_model
+    from v2ir.training.objectives.denoising import Denoising
+
+    model = build_model(architecture("tiny"), name="x", styles=("street",))
+    stage = Stage(name="s", steps=1, drop=1 / 7, crop=32, variants=4)
+    caches = Caches(
+        LatentCache(data / "cache", model.encode, "one"),
+        TextCache(data / "cache", lambda prompt: model.embed_prompts([prompt])[0], "one"),
+    )
+    scenes = scenes_of(stage, training_scenes(data))
+    objective = Denoising(model, stage, caches)
+    whole, last = objective.batch(scenes, draws(6)), objective.batch(scenes[4:], draws(6)[4:])
+    for name in ("clean", "noise", "timesteps", "styles"):
+        assert torch.equal(getattr(whole, name)[4:], getattr(last, name))
+    assert whole.prompts[4:] == last.prompts
 
 
 def test_recipes_from_files(tmp_path):

@@ -22,7 +22,7 @@ from v2ir.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from v2ir.training.objectives import Objective
+from v2ir.training.objectives import Draw, Objective
 from v2ir.training.run import Run
 from v2ir.training.scenes import Deck, TrainingScene
 from v2ir.training.stage import Stage
@@ -78,7 +78,7 @@ def train_stage(
 ) -> TrainingState:
     """Train until the stage's last step, continuing from its last checkpoint.
 
-    Every draw is a function of the seed, the step and the place within it; so a run that
+    Every draw is a function of the seed and the sample's place in the run; so a run that
     was killed and continued ends with the weights of an undisturbed one.
 
     Args:
@@ -100,7 +100,7 @@ def train_stage(
     progress(state.step, stage.steps)
     for step in range(state.step, stage.steps):
         with precision:
-            loss = _step(objective, state, stage, settings.seed, step, batches)
+            loss = _step(objective, state, stage, step, batches)
         update_averages(state.averages, state.modules, stage.average_decay, state.step)
         meter.add(loss)
         progress(state.step, stage.steps)
@@ -137,7 +137,6 @@ def _step(
     objective: Objective,
     state: TrainingState,
     stage: Stage,
-    seed: tuple[int, ...],
     step: int,
     batches: Iterator[Any],
 ) -> float:
@@ -145,9 +144,8 @@ def _step(
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(stage, step)
     total = 0.0
-    for micro, batch in enumerate(itertools.islice(batches, stage.accumulation)):
-        generator = torch.Generator().manual_seed(_number(*seed, step, micro, 1))
-        loss = objective.loss(batch, generator) / stage.accumulation
+    for batch in itertools.islice(batches, stage.accumulation):
+        loss = objective.loss(batch) / stage.accumulation
         loss.backward()
         total += float(loss.detach())
     parameters = [p for module in state.modules.values() for p in module.parameters()]
@@ -166,8 +164,13 @@ def _batches(
     deck = Deck([item.scene.style for item in scenes], stage.balance, settings.seed)
 
     def compose(index: int) -> Any:
-        chosen = [scenes[place] for place in deck.draw(index * stage.batch_size, stage.batch_size)]
-        return objective.batch(chosen, np.random.default_rng([*settings.seed, index, 0]))
+        first = index * stage.batch_size
+        chosen = [scenes[place] for place in deck.draw(first, stage.batch_size)]
+        draws = [
+            Draw(first + place, np.random.default_rng([*settings.seed, first + place, 1]))
+            for place in range(stage.batch_size)
+        ]
+        return objective.batch(chosen, draws)
 
     first, last = start * stage.accumulation, stage.steps * stage.accumulation
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -177,11 +180,6 @@ def _batches(
             if index + 1 < last:
                 upcoming = pool.submit(compose, index + 1)
             yield current
-
-
-def _number(*words: int) -> int:
-    """Return one seed made of several numbers."""
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class _Meter:

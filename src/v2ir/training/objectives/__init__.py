@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from v2ir.training.objectives.denoising import Denoising
 from v2ir.training.objectives.end_to_end import EndToEnd
-from v2ir.training.objectives.objective import Objective
+from v2ir.training.objectives.objective import Draw, Objective
 from v2ir.training.objectives.reconstruction import Reconstruction
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
@@ -16,4 +16,4 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
 }
 """Rows for `Stage.objective`."""
 
-__all__ = ["OBJECTIVES", "Objective"]
+__all__ = ["OBJECTIVES", "Draw", "Objective"]

@@ -14,7 +14,7 @@ from v2ir.model import Conditions, Model, NetworkDenoiser, denoising_loss
 from v2ir.records import Progress
 from v2ir.training.cache import Caches, draw_window
 from v2ir.training.drops import draw_drops
-from v2ir.training.objectives.objective import part_hash, read_part
+from v2ir.training.objectives.objective import Draw, part_hash, read_part
 from v2ir.training.scenes import TrainingScene
 from v2ir.training.stage import Stage
 from v2ir.training.variants import Variant, draw_variants
@@ -30,6 +30,8 @@ class DenoisingBatch:
         segmentation: Latents of the maps, zero where dropped or absent.
         prompts: Complete prompts; the empty string where dropped.
         styles: Style numbers, (N,); 0 where hidden or unknown.
+        noise: Standard normal noise, (N, c, h, w).
+        timesteps: Timesteps, (N,), int64.
     """
 
     clean: Tensor
@@ -37,6 +39,8 @@ class DenoisingBatch:
     segmentation: Tensor | None
     prompts: list[str]
     styles: Tensor
+    noise: Tensor
+    timesteps: Tensor
 
 
 class Denoising:
@@ -51,14 +55,13 @@ class Denoising:
         }
         self.schedule = model.schedule
 
-    def batch(
-        self, scenes: Sequence[TrainingScene], generator: np.random.Generator
-    ) -> DenoisingBatch:
+    def batch(self, scenes: Sequence[TrainingScene], draws: Sequence[Draw]) -> DenoisingBatch:
         """Compose a batch: one variant, one window and one set of drops a sample."""
         stage = self.stage
-        drops = draw_drops(len(scenes), stage.drop, generator)
-        hidden = generator.random(len(scenes)) < stage.drop_style
-        rows = [self._latents(item, generator) for item in scenes]
+        generators = [draw.generator for draw in draws]
+        drops = [draw_drops(1, stage.drop, generator)[0] for generator in generators]
+        hidden = [generator.random() < stage.drop_style for generator in generators]
+        rows = [self._latents(*pair) for pair in zip(scenes, generators, strict=True)]
         clean = torch.stack([row["infrared"] for row in rows])
         planes: dict[str, Tensor | None] = {}
         for part in ("visible", "segmentation"):
@@ -67,20 +70,27 @@ class Denoising:
                 for row, gone in zip(rows, drops, strict=True)
             ]
             planes[part] = self._stack(kept)
+        prompts = [
+            "" if "text" in gone else self._prompt(item, generator)
+            for item, gone, generator in zip(scenes, drops, generators, strict=True)
+        ]
+        styles = [
+            0 if out else self.model.row_of_style(item.scene.style)
+            for item, out in zip(scenes, hidden, strict=True)
+        ]
         return DenoisingBatch(
             clean=self.model.scale_latents(clean),
-            prompts=[
-                "" if "text" in gone else self._prompt(item, generator)
-                for item, gone in zip(scenes, drops, strict=True)
-            ],
-            styles=torch.tensor(
-                [
-                    0 if out else self.model.row_of_style(item.scene.style)
-                    for item, out in zip(scenes, hidden, strict=True)
-                ]
-            ),
+            prompts=prompts,
+            styles=torch.tensor(styles),
+            noise=torch.stack([draw.normal(clean.shape[1:]) for draw in draws]),
+            timesteps=self._timesteps(draws),
             **planes,
         )
+
+    def _timesteps(self, draws: Sequence[Draw]) -> Tensor:
+        """Draw a timestep for each sample, (N,), int64."""
+        total, shift = self.schedule.num_timesteps, self.stage.noise_shift
+        return torch.tensor([draw_timestep(total, shift, draw.generator) for draw in draws])
 
     def prepare(self, scenes: Sequence[TrainingScene], progress: Progress) -> None:
         """Encode all variants of all scenes that are not in the cache yet."""
@@ -143,18 +153,13 @@ class Denoising:
             return self.model.card.prompt(None)
         return self.model.card.prompt(item.captions[int(generator.integers(len(item.captions)))])
 
-    def loss(self, batch: DenoisingBatch, generator: torch.Generator) -> Tensor:
+    def loss(self, batch: DenoisingBatch) -> Tensor:
         """Return the mean loss of a batch."""
-        number = len(batch.clean)
-        noise = torch.randn(batch.clean.shape, generator=generator)
-        timesteps = draw_timesteps(
-            number, self.schedule.num_timesteps, self.stage.noise_shift, generator
-        )
         denoiser = NetworkDenoiser(self.model.unet, None)
-        losses = denoising_loss(
-            denoiser, self.schedule, batch.clean, noise, timesteps, self.conditions(batch)
-        )
-        return losses.mean()
+        conditions = self.conditions(batch)
+        return denoising_loss(
+            denoiser, self.schedule, batch.clean, batch.noise, batch.timesteps, conditions
+        ).mean()
 
     def conditions(self, batch: DenoisingBatch) -> Conditions:
         """Return the conditions of a batch; text is embedded anew while its encoder trains."""
@@ -175,8 +180,8 @@ class Denoising:
         self.model.forget_prompts()
 
 
-def draw_timesteps(number: int, total: int, shift: float, generator: torch.Generator) -> Tensor:
-    """Draw timesteps in 0..`total` - 1, (N,), int64; see `Stage.noise_shift`."""
-    uniform = (torch.randint(0, total, (number,), generator=generator) + 0.5) / total
+def draw_timestep(total: int, shift: float, generator: np.random.Generator) -> int:
+    """Draw a timestep in 0..`total` - 1; see `Stage.noise_shift`."""
+    uniform = (int(generator.integers(total)) + 0.5) / total
     shifted = shift * uniform / (1 + (shift - 1) * uniform)
-    return (shifted * total).long().clamp(0, total - 1)
+    return min(int(shifted * total), total - 1)

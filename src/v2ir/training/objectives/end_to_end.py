@@ -9,6 +9,7 @@ you think", Sec. 4 (single step, task loss); the losses on pictures are ours.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,8 +27,8 @@ from v2ir.training.objectives.adversary import (
     discriminator_loss,
     feature_distance,
 )
-from v2ir.training.objectives.denoising import Denoising, DenoisingBatch, draw_timesteps
-from v2ir.training.objectives.objective import read_part
+from v2ir.training.objectives.denoising import Denoising, DenoisingBatch
+from v2ir.training.objectives.objective import Draw, read_part
 from v2ir.training.objectives.pixels import (
     edge_l1,
     hot_weights,
@@ -41,19 +42,21 @@ from v2ir.training.variants import Variant
 
 @dataclasses.dataclass
 class PictureBatch(DenoisingBatch):
-    """A batch with the pictures of its first samples.
+    """A batch with the pictures of some of its samples.
 
     Attributes:
-        true: Infrared pictures of the first K samples, (K, 1, H, W) in [-1, 1].
+        pictured: Places in the batch of the K samples that are taken to pictures, (K,).
+        true: Their infrared pictures, (K, 1, H, W) in [-1, 1].
         beside: Their visible pictures, (K, 3, H, W) in [-1, 1], zero where there is none.
     """
 
+    pictured: Tensor
     true: Tensor
     beside: Tensor
 
 
 class EndToEnd(Denoising):
-    """One step for the first samples of a batch, the denoising loss for the others.
+    """One step for some samples of a batch, the denoising loss for the others.
 
     Both in one pass of the network, so that a model trained so keeps the steps after the
     first one. The decoder may train along: it makes pictures and takes no part in encoding.
@@ -77,22 +80,37 @@ class EndToEnd(Denoising):
                 self.discriminator = PatchDiscriminator(4, len(model.card.styles))
             self.modules["discriminator"] = self.discriminator
 
-    def batch(
-        self, scenes: Sequence[TrainingScene], generator: np.random.Generator
-    ) -> PictureBatch:
-        """Compose a batch and read the pictures of its first samples."""
+    def batch(self, scenes: Sequence[TrainingScene], draws: Sequence[Draw]) -> PictureBatch:
+        """Compose a batch and read the pictures of those samples that are at the last timestep."""
         self._windows: list[tuple[Variant, int, int]] = []
-        composed = super().batch(scenes, generator)
-        number = max(1, round(len(scenes) * self.stage.end_to_end))
+        composed = super().batch(scenes, draws)
+        chosen = [place for place, draw in enumerate(draws) if self._is_pictured(draw)]
         true, beside = [], []
-        for item, window in list(zip(scenes, self._windows, strict=True))[:number]:
+        for place in chosen:
+            item, window = scenes[place], self._windows[place]
             true.append(self._picture(item, "infrared", window)[:1])
             if item.scene.visible:
                 beside.append(self._picture(item, "visible", window))
             else:
                 beside.append(torch.zeros_like(true[-1]).expand(3, -1, -1))
         fields = {f.name: getattr(composed, f.name) for f in dataclasses.fields(composed)}
-        return PictureBatch(**fields, true=torch.stack(true), beside=torch.stack(beside))
+        crop = self.stage.crop
+        return PictureBatch(
+            **fields,
+            pictured=torch.tensor(chosen, dtype=torch.long),
+            true=torch.stack(true) if true else torch.zeros(0, 1, crop, crop),
+            beside=torch.stack(beside) if beside else torch.zeros(0, 3, crop, crop),
+        )
+
+    def _is_pictured(self, draw: Draw) -> bool:
+        """Whether a sample is taken to a picture: evenly spread, a function of its place."""
+        share = self.stage.end_to_end
+        return math.floor((draw.position + 1) * share) > math.floor(draw.position * share)
+
+    def _timesteps(self, draws: Sequence[Draw]) -> Tensor:
+        drawn = super()._timesteps(draws)
+        pictured = torch.tensor([self._is_pictured(draw) for draw in draws])
+        return drawn.where(~pictured, self.schedule.num_timesteps - 1)
 
     def _note(self, variant: Variant, top: int, left: int) -> None:
         self._windows.append((variant, top, left))
@@ -105,22 +123,20 @@ class EndToEnd(Denoising):
         columns = slice(left * factor, left * factor + crop)
         return to_tensor(np.ascontiguousarray(view[rows, columns]))
 
-    def loss(self, batch: DenoisingBatch, generator: torch.Generator) -> Tensor:
-        """Return the loss of the decoded first samples and of the denoised others."""
+    def loss(self, batch: DenoisingBatch) -> Tensor:
+        """Return the loss of the decoded samples and of the denoised others."""
         assert isinstance(batch, PictureBatch)
-        number, pictured = len(batch.clean), len(batch.true)
-        last = self.schedule.num_timesteps - 1
-        noise = torch.randn(batch.clean.shape, generator=generator)
-        timesteps = draw_timesteps(number, last + 1, self.stage.noise_shift, generator)
-        timesteps[:pictured] = last
-        noisy = self.schedule.add_noise(batch.clean, noise, timesteps)
+        noisy = self.schedule.add_noise(batch.clean, batch.noise, batch.timesteps)
         denoiser = NetworkDenoiser(self.model.unet, None)
-        prediction = denoiser(noisy, timesteps, self.conditions(batch)).float()
-        estimate = self.schedule.clean_estimate(noisy, prediction, timesteps)[:pictured]
-        total = self._picture_loss(estimate, batch)
-        if pictured < number:
-            target = self.schedule.target(batch.clean, noise, timesteps)
-            total = total + F.mse_loss(prediction[pictured:], target[pictured:])
+        prediction = denoiser(noisy, batch.timesteps, self.conditions(batch)).float()
+        others = torch.ones(len(noisy), dtype=torch.bool).index_fill(0, batch.pictured, False)
+        total = prediction.new_zeros(())
+        if len(batch.pictured):
+            estimate = self.schedule.clean_estimate(noisy, prediction, batch.timesteps)
+            total = total + self._picture_loss(estimate[batch.pictured], batch)
+        if others.any():
+            target = self.schedule.target(batch.clean, batch.noise, batch.timesteps)
+            total = total + F.mse_loss(prediction[others], target[others])
         return total
 
     def _picture_loss(self, estimate: Tensor, batch: PictureBatch) -> Tensor:
@@ -130,7 +146,7 @@ class EndToEnd(Denoising):
         loss = weighted_l1(made, true, hot_weights(true, stage.hot)) + edge_l1(made, true)
         loss = loss + stage.structure * structural_dissimilarity(made, true)
         # The clean latent's error keeps the estimate where the later steps expect it.
-        loss = loss + 0.1 * F.mse_loss(estimate, batch.clean[: len(true)])
+        loss = loss + 0.1 * F.mse_loss(estimate, batch.clean[batch.pictured])
         if self.discriminator is None:
             return loss
         return loss + self._adversarial(made, loss, batch)
@@ -139,7 +155,7 @@ class EndToEnd(Denoising):
         """Return the losses of both players; each one's reaches its own weights alone."""
         judge = self.discriminator
         assert judge is not None
-        styles = batch.styles[: len(batch.true)]
+        styles = batch.styles[batch.pictured]
         true = torch.cat([batch.true, batch.beside], dim=1)
         for parameter in judge.parameters():
             parameter.requires_grad_(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -15,6 +16,23 @@ from v2ir.records import Progress
 from v2ir.training.scenes import TrainingScene
 
 
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """Where the random choices of one sample come from.
+
+    Attributes:
+        position: Place of the sample in the whole stage, from 0.
+        generator: Its own generator; so a sample does not depend on its batch.
+    """
+
+    position: int
+    generator: np.random.Generator
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Draw standard normal noise in float32."""
+        return torch.from_numpy(self.generator.standard_normal(tuple(shape), dtype=np.float32))
+
+
 class Objective(Protocol):
     """A loss over batches of scenes.
 
@@ -26,11 +44,11 @@ class Objective(Protocol):
     model: Model
     modules: dict[str, nn.Module]
 
-    def batch(self, scenes: Sequence[TrainingScene], generator: np.random.Generator) -> Any:
-        """Read and compose a batch; every random choice comes from the generator."""
+    def batch(self, scenes: Sequence[TrainingScene], draws: Sequence[Draw]) -> Any:
+        """Read and compose a batch, noise and timesteps included; all draws are made here."""
 
-    def loss(self, batch: Any, generator: torch.Generator) -> Tensor:
-        """Return the mean loss of a batch; noise and timesteps come from the generator."""
+    def loss(self, batch: Any) -> Tensor:
+        """Return the mean loss of a batch."""
 
     def prepare(self, scenes: Sequence[TrainingScene], progress: Progress) -> None:
         """Compute once what every batch needs, before the first step."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +14,8 @@ from v2ir.model import Model
 from v2ir.model.networks import encode_mode
 from v2ir.records import Progress
 from v2ir.training.cache import Caches
-from v2ir.training.objectives.objective import part_hash, read_part
+from v2ir.training.objectives.objective import Draw, part_hash, read_part
+from v2ir.training.objectives.pixels import edge_l1
 from v2ir.training.scenes import TrainingScene
 from v2ir.training.stage import Stage
 from v2ir.training.variants import Variant
@@ -38,12 +38,17 @@ class Reconstruction:
         self.stage = stage
         self.modules: dict[str, nn.Module] = {"autoencoder": model.autoencoder}
 
-    def batch(self, scenes: Sequence[TrainingScene], generator: np.random.Generator) -> Tensor:
-        """Return random crops of the scenes' images, (N, 3, crop, crop) in [-1, 1]."""
-        return torch.stack([self._crop(item, generator) for item in scenes])
+    def batch(
+        self, scenes: Sequence[TrainingScene], draws: Sequence[Draw]
+    ) -> tuple[Tensor, Tensor]:
+        """Return random crops, (N, 3, crop, crop) in [-1, 1], and noise for their latents."""
+        side = self.stage.crop // self.model.card.factor
+        crops = [self._crop(item, draw) for item, draw in zip(scenes, draws, strict=True)]
+        noise = [draw.normal((self.model.card.channels, side, side)) for draw in draws]
+        return torch.stack(crops), torch.stack(noise)
 
-    def _crop(self, item: TrainingScene, generator: np.random.Generator) -> Tensor:
-        part = self.PARTS[generator.choice(len(self.PARTS), p=self.CHANCES)]
+    def _crop(self, item: TrainingScene, draw: Draw) -> Tensor:
+        part = self.PARTS[draw.generator.choice(len(self.PARTS), p=self.CHANCES)]
         if part_hash(item, part) is None:
             part = "infrared"
         (view,) = random_resized_crop(
@@ -51,19 +56,17 @@ class Reconstruction:
             self.stage.crop,
             scales=self.stage.scales,
             flip=0.5,
-            generator=generator,
+            generator=draw.generator,
         )
         return to_tensor(view)
 
-    def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the reconstruction loss of (N, 3, H, W)."""
-        latents = encode_mode(self.model.autoencoder, batch)
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        latents = latents + self.LATENT_NOISE * latents.detach().std() * noise
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the reconstruction loss of a batch."""
+        images, noise = batch
+        latents = encode_mode(self.model.autoencoder, images)
+        latents = latents + self.LATENT_NOISE * latents.detach().std() * noise.to(latents)
         decoded = self.model.autoencoder.decode(latents).sample.float()
-        across = F.l1_loss(decoded.diff(dim=-1), batch.diff(dim=-1))
-        down = F.l1_loss(decoded.diff(dim=-2), batch.diff(dim=-2))
-        return F.l1_loss(decoded, batch) + 0.5 * (across + down)
+        return F.l1_loss(decoded, images) + 0.5 * edge_l1(decoded, images)
 
     def prepare(self, scenes: Sequence[TrainingScene], progress: Progress) -> None:
         """Do nothing: crops are cut anew in every step."""
