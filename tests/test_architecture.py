@@ -28,7 +28,10 @@ ROOMS: dict[str, frozenset[str]] = {
     "training": frozenset({"base", "data", "annotation", "model", "sampling"}),
     "sampling": frozenset({"base", "model"}),
     "evaluation": frozenset({"base"}),
-    "cli": frozenset({"base", "data", "annotation", "model", "training", "sampling", "evaluation"}),
+    "hub": frozenset({"base", "model"}),
+    "cli": frozenset(
+        {"base", "data", "annotation", "model", "training", "sampling", "evaluation", "hub"}
+    ),
 }
 
 # Files and functions that may be larger than the limits, each with its reason.
