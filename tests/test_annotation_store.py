@@ -125,11 +125,11 @@ def test_a_result_is_stale_when_name_version_or_image_changes(data, change, kind
 def test_several_captions_keep_their_order_and_the_last_put_counts(data):
     store, scene = AnnotationStore(data), scenes_of(data)["street_00"]
     source = Provenance("blip", "7", scene.visible_hash)
-    store.put_captions(scene, ["first", "second"], source)
-    assert store.captions(scene) == ["first", "second"]
-    store.put_captions(scene, ["third"], source)
-    assert store.captions(scene) == ["third"]
-    assert AnnotationStore(data).captions(scene) == ["third"]
+    store.put_captions(scene, ["first road", "second road"], source)
+    assert store.captions(scene) == ["first road", "second road"]
+    store.put_captions(scene, ["third road"], source)
+    assert store.captions(scene) == ["third road"]
+    assert AnnotationStore(data).captions(scene) == ["third road"]
 
 
 def test_own_captions_and_maps_are_taken_as_they_are(data):
@@ -152,7 +152,7 @@ def test_own_captions_and_maps_are_taken_as_they_are(data):
     assert (data / "seg" / "street_02.png").read_bytes() == own_bytes
 
     with pytest.raises(OutputError, match="captions of your own"):
-        store.put_captions(scenes["street_01"], ["x"], Provenance("a", "1"))
+        store.put_captions(scenes["street_01"], ["a road"], Provenance("a", "1"))
     with pytest.raises(OutputError, match="your own map"):
         store.put_segmentation(scenes["street_02"], own, Provenance("a", "1"))
 
@@ -249,13 +249,13 @@ def test_torn_and_foreign_lines_are_passed_over(data, caplog):
 
 def test_a_line_seen_half_written_is_taken_when_it_is_whole(data):
     store, scene = AnnotationStore(data), scenes_of(data)["street_00"]
-    store.put_captions(scene, ["old"], Provenance("a", "1"))
-    line = json.dumps({"name": "street_00", "captions": ["new"], "annotator": "a"}).encode()
+    store.put_captions(scene, ["old road"], Provenance("a", "1"))
+    line = json.dumps({"name": "street_00", "captions": ["new road"], "annotator": "a"}).encode()
     with (data / "captions.jsonl").open("ab", buffering=0) as stream:
         stream.write(line[:30])
-        assert store.captions(scene) == ["old"]
+        assert store.captions(scene) == ["old road"]
         stream.write(line[30:] + b"\n")
-    assert store.captions(scene) == ["new"]
+    assert store.captions(scene) == ["new road"]
 
 
 def test_wrong_use_says_what_to_do(data, tmp_path):

@@ -96,12 +96,17 @@ def read_infrared(path: Path) -> np.ndarray:
 
 
 def read_map(path: Path) -> np.ndarray:
-    """Read a segmentation map or mask as HW uint8 in 0..255.
+    """Read a segmentation map or mask as HW uint8 in 0..255, or HWC RGB if it has colours.
 
     Raises:
         ImageReadError: If the file is missing, is not an image or is cut off.
     """
-    return np.asarray(_open(path).convert("L"))
+    image = _open(path)
+    if image.mode in {"RGB", "RGBA", "P"}:
+        colours = np.asarray(image.convert("RGB"))
+        if (colours != colours[..., :1]).any():
+            return colours
+    return np.asarray(image.convert("L"))
 
 
 def read_thumbnail(path: Path, width: int, height: int | None = None) -> np.ndarray:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from v2ir.annotation.interface import Captioner, Segmenter
 from v2ir.annotation.provenance import Annotator, Kind, Provenance
+from v2ir.annotation.quality import caption_fault, measure_map
 from v2ir.annotation.registry import make_captioner, make_segmenter
 from v2ir.annotation.store import AnnotationStore
+from v2ir.annotators import Captioner, Described, Segmenter, describe, release
 from v2ir.data import load_scenes
-from v2ir.errors import DataError, ImageReadError, InputError
+from v2ir.errors import DataError, ImageReadError, InputError, V2IRError
 from v2ir.files import hash_file
 from v2ir.images import read_visible
 from v2ir.records import Progress, Scene, no_progress
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -28,11 +32,15 @@ class Counts:
         made: Made now (with a dry run: would be made).
         kept: Were there and fresh.
         own: The user's own, taken as they are.
+        faulty: Of those made now, how many say nothing and will not be given out.
+        notes: Of those made now, how many came with a note of the captioner.
     """
 
     made: int = 0
     kept: int = 0
     own: int = 0
+    faulty: int = 0
+    notes: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +68,7 @@ class _Task:
     annotator: Annotator
     make: Callable[[Sequence[np.ndarray]], Sequence[Any]]
     put: Callable[..., None]
+    fault: Callable[[Any], str | None]
     counts: Counts
 
 
@@ -71,13 +80,15 @@ def annotate(
     force: bool = False,
     dry_run: bool = False,
     batch_size: int = 8,
+    device: str = "cpu",
     progress: Progress = no_progress,
 ) -> AnnotationReport:
     """Make the captions and segmentation maps that are missing or stale.
 
-    Each annotator goes over the whole data set before the next one starts, so memory
-    holds one of them and one batch. What is finished is on disk at once; a killed pass
-    continues where it was. An image that cannot be used is reported and passed over.
+    Each annotator goes over the whole data set and is released before the next one
+    starts, so memory holds one of them and one batch. What is finished is on disk at
+    once; a killed pass continues where it was. An image that cannot be used is reported
+    and passed over.
 
     Args:
         root: Folder of an indexed data set.
@@ -86,18 +97,24 @@ def annotate(
         force: Make everything again, the user's own included.
         dry_run: Count what would be made, and write nothing.
         batch_size: Images given to an annotator at once; results do not depend on it.
+        device: Where the networks of annotators given by name run.
         progress: Told the number of finished results.
 
     Raises:
         DataError: If the data set has no index.
         InputError: If `batch_size` is below 1.
         UnknownNameError: If an annotator's name is not known.
+        ModelError: If its weights are not available.
         OutputError: If a result cannot be written.
     """
     if batch_size < 1:
         raise InputError("batch_size must be at least 1", got=str(batch_size))
     store = AnnotationStore(root)
     captions, maps = Counts(), Counts()
+    if isinstance(captioner, str):
+        captioner = make_captioner(captioner, device=device)
+    if isinstance(segmenter, str):
+        segmenter = make_segmenter(segmenter, device=device)
     tasks = list(_tasks(store, captioner, segmenter, captions, maps))
     scenes = load_scenes(root)
     visible = [scene for scene in scenes if scene.visible is not None]
@@ -114,26 +131,34 @@ def annotate(
                 failures |= _annotate_batch(store, task, batch, force)
                 done += len(batch)
                 progress(done, total)
+            release(task.annotator)
     return AnnotationReport(captions, maps, len(scenes) - len(visible), tuple(failures.items()))
 
 
 def _tasks(
     store: AnnotationStore,
-    captioner: str | Captioner | None,
-    segmenter: str | Segmenter | None,
+    captioner: Captioner | None,
+    segmenter: Segmenter | None,
     captions: Counts,
     maps: Counts,
 ) -> Iterator[_Task]:
     if captioner is not None:
-        words = make_captioner(captioner) if isinstance(captioner, str) else captioner
 
-        def put_caption(scene: Scene, caption: str, source: Provenance, *, force: bool) -> None:
-            store.put_captions(scene, [caption], source, force=force)
+        def make(images: Sequence[np.ndarray]) -> list[Described]:
+            return describe(captioner, images)
 
-        yield _Task("caption", words, words.caption, put_caption, captions)
+        yield _Task("caption", captioner, make, store.put_captions, _caption_fault, captions)
     if segmenter is not None:
-        areas = make_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
-        yield _Task("segmentation", areas, areas.segment, store.put_segmentation, maps)
+        put = store.put_segmentation
+        yield _Task("segmentation", segmenter, segmenter.segment, put, _map_fault, maps)
+
+
+def _caption_fault(found: Described) -> str | None:
+    return next((fault for text in found.captions if (fault := caption_fault(text))), None)
+
+
+def _map_fault(pixels: np.ndarray) -> str | None:
+    return measure_map(pixels).fault
 
 
 def _pending(
@@ -171,15 +196,37 @@ def _annotate_batch(
             failures[str(scene.visible)] = f"cannot be read: {error.strerror or error}"
     if not read:
         return failures
-    results = task.make([image for _, image, _ in read])
-    for (scene, _, image_hash), result in zip(read, results, strict=True):
+    for (scene, _, image_hash), result in zip(read, _results(task, read, failures), strict=True):
+        if result is None:
+            continue
         source = Provenance(task.annotator.name, task.annotator.version, image_hash)
         try:
             task.put(scene, result, source, force=force)
-            task.counts.made += 1
         except InputError as error:
             failures[str(scene.visible)] = str(error)
+            continue
+        task.counts.made += 1
+        task.counts.faulty += task.fault(result) is not None
+        task.counts.notes += bool(getattr(result, "note", ""))
     return failures
+
+
+def _results(
+    task: _Task, read: Sequence[tuple[Scene, np.ndarray, str]], failures: dict[str, str]
+) -> list[Any]:
+    """Annotate a batch; if that fails, its images one at a time. None stands for a failure."""
+    try:
+        return list(task.make([image for _, image, _ in read]))
+    except RuntimeError as error:  # Out of memory, above all; RunErrors have no cure here.
+        if isinstance(error, V2IRError):
+            raise
+        if len(read) == 1:
+            logger.warning("%s cannot be annotated", read[0][0].visible, exc_info=True)
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            failures[str(read[0][0].visible)] = reason
+            return [None]
+        logger.warning("a batch of %d failed; one at a time now: %s", len(read), error)
+    return [result for item in read for result in _results(task, [item], failures)]
 
 
 def _read(root: Path, scene: Scene) -> tuple[np.ndarray, str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from v2ir.annotation.provenance import USER, Provenance
+from v2ir.annotators import Described
 from v2ir.data.scenes import scene_name
 from v2ir.errors import InputError, OutputError
 from v2ir.files import append_jsonl
@@ -32,6 +32,8 @@ class CaptionRecord(JsonRecord):
         version: Version of the captioner.
         image_hash: SHA-256 of the captioned file's bytes.
         replaces_user: Whether the user asked to put this in place of own captions.
+        structure: The description by fields that the captions word, where there is one.
+        note: What was unusual about the captioner's answer.
     """
 
     name: str
@@ -40,6 +42,8 @@ class CaptionRecord(JsonRecord):
     version: str = ""
     image_hash: str = ""
     replaces_user: bool = False
+    structure: dict[str, Any] | None = None
+    note: str = ""
 
     @property
     def provenance(self) -> Provenance:
@@ -80,7 +84,7 @@ class CaptionFile:
         own = self._text_file(name) or self._own_lines(name)
         return CaptionRecord(name, own) if own else record
 
-    def put(self, name: str, captions: Sequence[str], source: Provenance, *, force: bool) -> None:
+    def put(self, name: str, found: Described, source: Provenance, *, force: bool) -> None:
         """Append the captions of a scene as one line.
 
         Raises:
@@ -88,6 +92,7 @@ class CaptionFile:
             OutputError: If the user's own captions are there and `force` is not given, or
                 the line cannot be written.
         """
+        captions = found.captions
         if not captions or not all(caption.strip() for caption in captions):
             raise InputError(f"empty caption for {name}", got=repr(list(captions)))
         there = self.get(name)
@@ -96,10 +101,16 @@ class CaptionFile:
         )
         if there is not None and there.provenance.is_user and not force:
             raise OutputError(f"{name} has captions of your own", do="use force to replace them")
-        record = CaptionRecord(name, tuple(captions), **source.to_json(), replaces_user=replaces)
-        row = record.to_json()
-        if not replaces:
-            del row["replaces_user"]
+        record = CaptionRecord(
+            name,
+            captions,
+            **source.to_json(),
+            replaces_user=replaces,
+            structure=found.structure,
+            note=found.note,
+        )
+        unset = {"replaces_user": False, "note": ""}
+        row = {k: v for k, v in record.to_json().items() if k not in unset or v != unset[k]}
         append_jsonl(self.path, row)
 
     def _text_file(self, name: str) -> tuple[str, ...]:

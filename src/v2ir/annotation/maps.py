@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from v2ir.annotation.provenance import Annotator, Provenance, State
+from v2ir.annotation.quality import MapQuality, map_fault, measure_map
 from v2ir.errors import ImageReadError, InputError, OutputError
 from v2ir.files import write_bytes
 from v2ir.images import encode_png, read_map, read_png_text
 
 _TEXT_KEY = "v2ir-annotation"
 _PIXELS_KEY = "pixels_hash"
+_QUALITY_KEY = "quality"
 
 
 class MapFolder:
-    """A folder of one-channel PNG files, one a scene.
+    """A folder of PNG files, one a scene: one channel, or RGB with regions in colours.
 
     The provenance stands in a textual chunk of the file itself, so that map and
     provenance appear together or not at all, whatever gets killed and however many
@@ -60,20 +63,36 @@ class MapFolder:
         return self.path(name) if source.fits(image_hash) or self._edited(name) else None
 
     def put(self, name: str, pixels: np.ndarray, source: Provenance, *, force: bool) -> None:
-        """Write the map of a scene, HW uint8, atomically.
+        """Write the map of a scene, HW or HWC RGB uint8, atomically.
 
         Raises:
-            InputError: If the map is not HW uint8.
+            InputError: If the map is neither.
             OutputError: If the user's own map is there and `force` is not given, or the
                 file cannot be written.
         """
-        if pixels.ndim != 2 or pixels.dtype != np.uint8:
+        if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+            pixels = pixels[..., 0]
+        if pixels.shape[2:] not in {(), (3,)} or pixels.dtype != np.uint8:
             raise InputError(f"map of {name} is not HW uint8", got=f"{pixels.shape} {pixels.dtype}")
         there = self.provenance(name)
         if there is not None and not force and (there.is_user or self._edited(name)):
             raise OutputError(f"{self.path(name)} is your own map", do="use force to replace it")
-        stated = {**source.to_json(), _PIXELS_KEY: _pixels_hash(pixels)}
+        stated = {
+            **source.to_json(),
+            _PIXELS_KEY: _pixels_hash(pixels),
+            _QUALITY_KEY: measure_map(pixels).to_json(),
+        }
         write_bytes(self.path(name), encode_png(pixels, {_TEXT_KEY: json.dumps(stated)}))
+
+    def fault(self, name: str) -> str | None:
+        """Return what is wrong with the content of a scene's map, or None.
+
+        Maps of v2ir say so themselves; only a user's map has to be decoded.
+        """
+        stated = (_stated(self.path(name)) or {}).get(_QUALITY_KEY)
+        if isinstance(stated, dict):
+            return MapQuality.from_json(stated).fault
+        return map_fault(self.path(name))
 
     def _edited(self, name: str) -> bool:
         """Whether the pixels are others than those that v2ir wrote."""
@@ -84,7 +103,7 @@ class MapFolder:
             return True
 
 
-def _stated(path: Path) -> dict[str, str] | None:
+def _stated(path: Path) -> dict[str, Any] | None:
     try:
         stated = json.loads(read_png_text(path).get(_TEXT_KEY, ""))
     except ValueError:
@@ -93,5 +112,5 @@ def _stated(path: Path) -> dict[str, str] | None:
 
 
 def _pixels_hash(pixels: np.ndarray) -> str:
-    size = f"{pixels.shape[0]}x{pixels.shape[1]}:".encode()
+    size = ("x".join(map(str, pixels.shape)) + ":").encode()
     return hashlib.sha256(size + np.ascontiguousarray(pixels).tobytes()).hexdigest()

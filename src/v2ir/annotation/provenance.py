@@ -17,8 +17,15 @@ State = Literal["missing", "stale", "fresh", "user"]
 class Annotator(Protocol):
     """What every captioner and segmenter has: a name and a version."""
 
-    name: str
-    version: str
+    @property
+    def name(self) -> str:
+        """Name in the registry, or family and weights."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """What results depend on beside the image."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

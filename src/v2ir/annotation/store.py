@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from v2ir.annotation.captions import CaptionFile
+from v2ir.annotation.captions import CaptionFile, CaptionRecord
 from v2ir.annotation.maps import MapFolder
 from v2ir.annotation.provenance import Annotator, Kind, Provenance, State
+from v2ir.annotation.quality import caption_fault
+from v2ir.annotators import Described
 from v2ir.records import Scene
+
+logger = logging.getLogger(__name__)
 
 
 class AnnotationStore:
@@ -24,12 +30,21 @@ class AnnotationStore:
     Captions and segmentation maps belong to the visible image, thermal masks to the
     infrared one.
 
+    Captions and maps that say nothing (`quality`) are not given out, so that nothing is
+    trained on them; `left_out` counts them, and the log says so.
+
     Args:
         root: Folder of the data set.
+        with_faulty: Whether captions and maps that say nothing are given out as well.
+
+    Attributes:
+        left_out: Number of results that were asked for and not given out, by fault.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, with_faulty: bool = False) -> None:
         self.root = root
+        self.with_faulty = with_faulty
+        self.left_out: Counter[str] = Counter()
         self._captions = CaptionFile(root)
         self._maps: dict[Kind, MapFolder] = {
             "segmentation": MapFolder(root / "seg"),
@@ -45,11 +60,36 @@ class AnnotationStore:
         record = self._captions.get(scene.name)
         if record is None or not record.provenance.fits(scene.visible_hash):
             return []
-        return list(record.captions)
+        return [text for text in record.captions if self._passes(caption_fault, text, scene)]
+
+    def description(self, scene: Scene) -> CaptionRecord | None:
+        """Return the scene's captions with their fields and provenance, or None."""
+        return self._captions.get(scene.name)
 
     def segmentation_path(self, scene: Scene) -> Path | None:
         """Return the path of the scene's segmentation map, or None."""
-        return self._maps["segmentation"].usable_path(scene.name, scene.visible_hash)
+        maps = self._maps["segmentation"]
+        path = maps.usable_path(scene.name, scene.visible_hash)
+        return path if path and self._passes(maps.fault, scene.name, scene) else None
+
+    def _passes(self, look: Callable[[str], str | None], what: str, scene: Scene) -> bool:
+        """Whether a result is to be given out; count and log it otherwise."""
+        fault = None if self.with_faulty else look(what)
+        if fault is None:
+            return True
+        self.left_out[fault] += 1
+        number = self.left_out.total()
+        # The first, tenth, hundredth, ...: a broken annotator must not flood the log.
+        if str(number).strip("0") == "1":
+            logger.warning(
+                "%s: left out %d captions and maps so far that say nothing, the last of %s (%s); "
+                "`v2ir check` lists them",
+                self.root,
+                number,
+                scene.name,
+                fault,
+            )
+        return False
 
     def mask_path(self, scene: Scene) -> Path | None:
         """Return the path of the scene's thermal mask, or None."""
@@ -80,24 +120,30 @@ class AnnotationStore:
         return self.state(kind, scene, annotator) in {"fresh", "user"}
 
     def put_captions(
-        self, scene: Scene, captions: Sequence[str], source: Provenance, *, force: bool = False
+        self,
+        scene: Scene,
+        captions: Sequence[str] | Described,
+        source: Provenance,
+        *,
+        force: bool = False,
     ) -> None:
-        """Keep the captions of a scene in place of earlier ones.
+        """Keep the captions of a scene, with their fields if any, in place of earlier ones.
 
         Raises:
             InputError: If there is no caption, or one is empty.
             OutputError: If the user's own are there and `force` is not given, or the disk
                 refuses.
         """
-        self._captions.put(scene.name, captions, source, force=force)
+        found = captions if isinstance(captions, Described) else Described(tuple(captions))
+        self._captions.put(scene.name, found, source, force=force)
 
     def put_segmentation(
         self, scene: Scene, pixels: np.ndarray, source: Provenance, *, force: bool = False
     ) -> None:
-        """Keep the segmentation map of a scene, HW uint8, in place of an earlier one.
+        """Keep the segmentation map of a scene, HW or HWC RGB uint8, in place of an earlier one.
 
         Raises:
-            InputError: If the map is not HW uint8.
+            InputError: If the map is neither.
             OutputError: If the user's own is there and `force` is not given, or the disk
                 refuses.
         """

@@ -3,42 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
+from v2ir import captions
+from v2ir.annotators import Captioner, Segmenter
 from v2ir.errors import InputError
-from v2ir.files import hash_file, image_paths, read_jsonl
+from v2ir.files import hash_file, image_paths
 from v2ir.images import read_map
 
 T = TypeVar("T")
 
 USER = "user"
 """Stands in sidecars where the user gave the caption or the map."""
-
-
-class Captioner(Protocol):
-    """Describes images in words; those of `v2ir.annotation` do."""
-
-    name: str
-    version: str
-
-    def caption(self, images: Sequence[np.ndarray]) -> list[str]:
-        """Return one caption per HWC uint8 image."""
-        ...
-
-
-class Segmenter(Protocol):
-    """Finds the regions of images; those of `v2ir.annotation` do."""
-
-    name: str
-    version: str
-
-    def segment(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Return one HW uint8 map per HWC uint8 image."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,36 +84,12 @@ def _stem(name: str) -> str:
 
 
 def read_captions(path: Path) -> dict[str, str]:
-    """Read captions from a file of JSON lines or a folder of text files.
-
-    A line is `{"name": ..., "caption": ...}`, where the name is the image's path below
-    the input folder; the last line of a name counts. A text file `NAME.txt` holds the
-    caption of the image `NAME`. Of several captions the first is taken. The files that
-    `v2ir annotate` writes are of this kind.
+    """Read the first caption of each image; the formats are those of `captions.read_captions`.
 
     Raises:
         InputError: If there are no captions.
     """
-    if path.is_dir():
-        texts = {
-            _stem(file.relative_to(path).as_posix()): file.read_text("utf-8", "replace")
-            for file in sorted(path.rglob("*.txt"))
-        }
-        listed = [(name, text.strip().splitlines()) for name, text in texts.items()]
-    else:
-        listed = [
-            (str(row["name"]), row.get("captions") or [row.get("caption")])
-            for row in read_jsonl(path)
-            if "name" in row
-        ]
-    found = {name: str(texts[0]).strip() for name, texts in listed if texts and texts[0]}
-    if not found:
-        raise InputError(
-            f"{path} holds no captions",
-            do='give lines like {"name": "street/1.jpg", "caption": "a street at night"}, '
-            "or a folder of NAME.txt",
-        )
-    return found
+    return {name: texts[0] for name, texts in captions.read_captions(path).items()}
 
 
 def find_maps(folder: Path) -> dict[str, Path]:

@@ -264,9 +264,9 @@ def windows_for(resolution: int, factor: int, multiple: int) -> Windows:
 def _fitted_map(segmentation: np.ndarray | None, geometry: Geometry) -> np.ndarray | None:
     if segmentation is None:
         return None
-    if segmentation.shape == (geometry.scaled_height, geometry.scaled_width):
+    if segmentation.shape[:2] == (geometry.scaled_height, geometry.scaled_width):
         return padded(segmentation, geometry)
-    if segmentation.shape != (geometry.height, geometry.width):
+    if segmentation.shape[:2] != (geometry.height, geometry.width):
         raise InputError(
             "the map has another size than its image",
             got=f"{segmentation.shape[1]}x{segmentation.shape[0]} px",
