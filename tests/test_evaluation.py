@@ -16,12 +16,15 @@ from typer.testing import CliRunner
 
 from v2ir.cli import app
 from v2ir.errors import DataError, InputError, UnknownNameError
-from v2ir.evaluation import BASELINES, METRICS
-from v2ir.evaluation.comparison import Evaluation, Row, evaluate, plan_comparison
+from v2ir.evaluation import BASELINES, SCORES
+from v2ir.evaluation.cases import Knowledge, plan_comparison
+from v2ir.evaluation.comparison import Evaluation, Row, evaluate
 from v2ir.evaluation.context import Selection, context_of_data, context_of_folders, named_images
 from v2ir.evaluation.pictures import error_colours, pick_images, picture
-from v2ir.evaluation.report import TABLES, make_table, markdown, summary
+from v2ir.evaluation.report import summary
+from v2ir.evaluation.results import Results
 from v2ir.evaluation.statistics import Reference, cached_reference, measure_reference
+from v2ir.evaluation.tables import TABLES, make_table, markdown
 from v2ir.files import write_jsonl
 from v2ir.images import read_infrared, write_image
 from v2ir.records import Scene
@@ -211,14 +214,15 @@ def test_unreadable_training_images_are_listed_and_passed_over(data: Path) -> No
 def compared(data: Path, predictions: Path, workers: int | None = None) -> Evaluation:
     context = context_of_data(data, Selection())
     reference = measure_reference(context.training)[0]
-    return evaluate(plan_comparison(predictions, data, context), reference, workers=workers)
+    plan = plan_comparison(predictions, data, context)
+    return evaluate(plan, Knowledge(reference), workers=workers)
 
 
 def test_rows_hold_every_image_method_and_metric(data: Path, predictions: Path) -> None:
     result = compared(data, predictions)
     assert result.methods == ("prediction", *BASELINES)
     assert len(result.rows) == 6 * len(result.methods)
-    assert all(row.scores.keys() == METRICS.keys() for row in result.rows)
+    assert all(row.scores.keys() == SCORES.keys() - {"lpips"} for row in result.rows)
     assert result.mean("prediction", "mae", "dark") == pytest.approx(26 / 255, abs=1e-6)
     assert result.mean("prediction", "correlation", "dark") == pytest.approx(1)
     assert math.isnan(result.mean("constant", "correlation"))
@@ -273,7 +277,7 @@ def test_the_table_has_a_column_a_style_and_all_and_marks_the_best(
 
 
 def test_tables_show_every_metric() -> None:
-    assert sorted(metric for table in TABLES for metric in table) == sorted(METRICS)
+    assert sorted(metric for table in TABLES for metric in table) == sorted(SCORES)
 
 
 def test_one_style_gives_one_column(data: Path, predictions: Path) -> None:
@@ -284,8 +288,8 @@ def test_one_style_gives_one_column(data: Path, predictions: Path) -> None:
 
 
 def test_summary_is_strict_json_even_for_equal_images(data: Path) -> None:
-    result = compared(data, data / "ir")
-    text = json.dumps(summary(result), allow_nan=False)
+    plan = plan_comparison(data / "ir", data, context_of_data(data, Selection()))
+    text = json.dumps(summary(Results(plan, evaluate(plan))), allow_nan=False)
     assert json.loads(text)["means"]["prediction"]["all"]["psnr"] is None
     assert json.loads(text)["images"] == {"bright": 3, "dark": 3, "all": 6}
 
@@ -302,7 +306,7 @@ def test_pictures_show_worst_median_and_best_of_each_style(data: Path, predictio
         values = [pick.row.scores["ssim"] for pick in picks if pick.row.style == style]
         every = sorted(row.scores["ssim"] for row in result.rows if row.style == style)
         assert values == every
-    assert picture(plan, result).startswith(b"\x89PNG")
+    assert picture(plan, result).png.startswith(b"\x89PNG")
 
 
 def test_error_colours() -> None:
@@ -330,11 +334,13 @@ def test_the_verb_prints_tables_and_writes_a_report(
         "summary.json",
         "table.md",
         "pictures.png",
+        "report.html",
         "training_statistics.json",
     }
     with (report / "per_image.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == 5 * (1 + len(BASELINES))
+    # The last two are the nearest training image and what the truth itself has.
+    assert len(rows) == 5 * (1 + len(BASELINES) + 2)
     means = json.loads((report / "summary.json").read_text())["means"]["prediction"]
     values = [float(r["psnr"]) for r in rows if (r["method"], r["style"]) == ("prediction", "dark")]
     assert means["dark"]["psnr"] == pytest.approx(sum(values) / 3, abs=1e-5)
@@ -417,7 +423,7 @@ def test_baselines_from_two_folders(data: Path, predictions: Path) -> None:
     plan = plan_comparison(predictions, data / "ir", context)
     # The truth folder also holds the training scenes, which nobody predicted.
     assert {name for name, _ in plan.failures} == {"dark/00", "bright/01", "dark/02", "bright/03"}
-    result = evaluate(plan, reference)
+    result = evaluate(plan, Knowledge(reference))
     assert result.methods == ("prediction", *BASELINES)
     status, output = run(
         predictions, data / "ir", "--visible", data / "rgb", "--reference", data / "ir" / "dark"

@@ -2,201 +2,215 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from v2ir.cli.console import console, list_failures, progress_bar
+from v2ir.cli import _evaluate_options as options
+from v2ir.cli._evaluate_inputs import (
+    Detecting,
+    Known,
+    context_of,
+    detection_of,
+    knowledge_of,
+    named,
+    named_folders,
+)
+from v2ir.cli._evaluate_output import show, show_plan, write
+from v2ir.cli.console import list_failures, progress_bar
 from v2ir.errors import InputError
 
 if TYPE_CHECKING:
-    from v2ir.evaluation.comparison import Evaluation, Plan
-    from v2ir.evaluation.context import Context
-    from v2ir.evaluation.statistics import Reference
-
-STATISTICS_FILE = "training_statistics.json"
-PICTURE_FILE = "pictures.png"
-MAX_LISTED = 20
-PIPE_WIDTH = 200
+    from v2ir.evaluation.cases import Knowledge, Plan
+    from v2ir.evaluation.comparison import Evaluation
+    from v2ir.evaluation.results import Results
 
 
 def command(
-    predictions: Path = typer.Argument(
-        ..., metavar="PRED", help="Folder of predicted infrared images (or one image)."
-    ),
-    truth: Path = typer.Argument(
-        ..., metavar="TRUE", help="Folder of true infrared images (or one), or the data set."
-    ),
-    data: Path | None = typer.Option(
-        None, help="Indexed data set: gives splits, styles, photographs and training statistics."
-    ),
-    split: str | None = typer.Option(
-        None, help="With --data: train, val, test or all; test if not given."
-    ),
-    alignment: str | None = typer.Option(
-        None, help="With --data: only pairs of this alignment, such as strict."
-    ),
-    methods: list[str] = typer.Option(
-        [], metavar="NAME=FOLDER", help="Another method's images for the same table; repeatable."
-    ),
-    visible: Path | None = typer.Option(
-        None, help="Without --data: folder of photographs, for the baselines."
-    ),
-    reference: Path | None = typer.Option(
-        None, help="Without --data: folder of the training set's infrared images."
-    ),
-    report: Path | None = typer.Option(
-        None, help="Write per_image.csv, summary.json, table.md and pictures.png here."
-    ),
-    workers: int | None = typer.Option(None, min=1, help="Threads; one a core if not given."),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Say what would be compared."),
+    predictions: options.Predictions,
+    truth: options.Truth,
+    data: options.Data = None,
+    protocol: options.Protocol = None,
+    split: options.Split = None,
+    alignment: options.Alignment = None,
+    methods: options.Methods = [],  # noqa: B006  # typer copies it
+    earlier: options.Earlier = [],  # noqa: B006
+    visible: options.Visible = None,
+    reference: options.Reference = None,
+    slices: options.Slices = [],  # noqa: B006
+    features: options.Features = None,
+    lpips: options.Lpips = None,
+    detector: options.Detector = None,
+    boxes: options.Boxes = [],  # noqa: B006
+    classes: options.Classes = None,
+    against: options.Against = "truth",
+    score: options.Score = 0.4,
+    no_truth: options.NoTruth = False,
+    gate: options.Gate = None,
+    quarantine: options.Quarantine = None,
+    report: options.Report = None,
+    workers: options.Workers = None,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Measure predicted infrared images against the true ones, with baselines beside them.
 
     Images belong together when their names are equal up to the extension. Baselines
-    (grey, inverted, histogram-matched, constant) need --data, or --visible and
-    --reference. Every row of a table is a mean over the same images.
+    (grey, inverted, histogram-matched, constant, nearest training image) need --data, or
+    --visible and --reference. Every row of a table is a mean over the same images.
 
     Example: v2ir evaluate out/ data/ir --data data --alignment strict --report report/
     """
-    from v2ir.evaluation import comparison
+    from v2ir.evaluation.cases import PREDICTION, plan_comparison
+    from v2ir.evaluation.protocols.choosing import protocol_of
 
-    context = _context(data, visible, reference, split, alignment, truth)
-    folders = {comparison.PREDICTION: predictions, **_named_folders(methods)}
-    plan = comparison.plan_comparison(folders, truth, context)
+    detecting = Detecting(detector, boxes, classes, against, score, not no_truth)
+    gating = _gate(gate, quarantine, detecting)
+    rules = protocol_of(protocol) if protocol else None
+    known = Known(data, split, alignment, visible, reference)
+    folders = {PREDICTION: predictions, **named_folders(methods)}
+    plan = plan_comparison(folders, truth, context_of(known, truth, rules), rules)
     if dry_run:
-        _show_plan(plan, report)
+        show_plan(plan, report, _announced(features, lpips, detector, gating))
         return list_failures(plan.failures)
-    statistics, unread = _statistics(context, report)
-    with progress_bar("compare") as progress:
-        result = comparison.evaluate(plan, statistics, workers=workers, progress=progress)
-    if report is not None and result.rows:
-        _write(report, plan, result)
-    if result.rows:
-        _show(result)
-    return list_failures([*unread, *result.failures])
+    asked = _Asked(
+        workers=workers,
+        features=features,
+        lpips=lpips,
+        slices=named(slices, "--slice"),
+        earlier={n: Path(v) for n, v in named(earlier, "--earlier", folders).items()},
+        detecting=detecting,
+    )
+    knowledge, unread = knowledge_of(plan.context, report)
+    results = _measure(plan, knowledge, asked)
+    if report is not None and _has_rows(results):
+        write(report, results)
+    if _has_rows(results):
+        show(results)
+    return list_failures([*unread, *results.failures, *_refused(results, gating)])
 
 
-def _context(
-    data: Path | None,
-    visible: Path | None,
-    reference: Path | None,
-    split: str | None,
-    alignment: str | None,
-    truth: Path,
-) -> Context:
-    from v2ir.evaluation import context
+@dataclasses.dataclass(frozen=True)
+class _Gate:
+    """Images below `threshold` do not pass; they move to `folder` if there is one."""
 
-    if data is None and (truth / context.SCENES_FILE).is_file():
-        data = truth
-    if data is not None:
-        if visible or reference:
-            raise InputError("--data already gives what --visible and --reference give")
-        return context.context_of_data(data, context.Selection(split or "test", alignment))
-    if split or alignment:
-        raise InputError("--split and --alignment select from a data set", do="add --data FOLDER")
-    if visible and reference:
-        return context.context_of_folders(visible, reference)
-    if visible or reference:
-        raise InputError("the baselines need --visible and --reference", do="give both or --data")
-    return context.Context()
+    threshold: float
+    folder: Path | None
 
 
-def _named_folders(methods: Sequence[str]) -> dict[str, Path]:
-    """Split each NAME=FOLDER; names must differ."""
-    from v2ir.evaluation.comparison import PREDICTION
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What to measure."""
 
-    found: dict[str, Path] = {}
-    for text in methods:
-        name, equals, folder = text.partition("=")
-        if not (name and equals and folder) or name in found or name == PREDICTION:
-            raise InputError(
-                "a method is NAME=FOLDER with a name of its own",
-                got=text,
-                do=f"for instance --methods pix2pix=outputs/pix2pix; {PREDICTION!r} is taken",
+    workers: int | None
+    features: str | None
+    lpips: str | None
+    slices: Mapping[str, str]
+    earlier: Mapping[str, Path]
+    detecting: Detecting
+
+
+def _gate(threshold: float | None, folder: Path | None, detecting: Detecting) -> _Gate | None:
+    """Return the gate that was asked for.
+
+    Raises:
+        InputError: If what it needs was not given.
+    """
+    has_objects = detecting.detector is not None or bool(detecting.boxes)
+    if threshold is None and folder is not None:
+        raise InputError("--quarantine moves the images below a gate", do="add --gate 0.5")
+    if threshold is not None and not has_objects:
+        raise InputError("--gate needs objects", do="add --detector FILE or --boxes SIDE=FILE")
+    if not detecting.has_truth and not has_objects:
+        raise InputError("--no-truth compares objects only", do="add --detector FILE")
+    return None if threshold is None else _Gate(threshold, folder)
+
+
+def _announced(
+    features: str | None, lpips: str | None, detector: str | None, gating: _Gate | None
+) -> list[str]:
+    lines = [f"would compare sets on {features}"] if features else []
+    lines += [f"would measure LPIPS with {lpips}"] if lpips else []
+    lines += [f"would look for objects with {detector}"] if detector else []
+    if gating:
+        where = f"move to {gating.folder}" if gating.folder else "list"
+        lines.append(f"would {where} images below {gating.threshold:g}")
+    return lines
+
+
+def _has_rows(results: Results) -> bool:
+    return bool(results.evaluation and results.evaluation.rows) or bool(
+        results.objects and results.objects.rows
+    )
+
+
+def _measure(plan: Plan, knowledge: Knowledge, asked: _Asked) -> Results:
+    """Open the networks first, so that a missing one is told before the work."""
+    from v2ir.evaluation.comparison import evaluate
+    from v2ir.evaluation.features import load_features
+    from v2ir.evaluation.objects import evaluate_objects
+    from v2ir.evaluation.perceptual import load_lpips, with_perceptual
+    from v2ir.evaluation.results import Results
+    from v2ir.evaluation.sets import evaluate_sets
+
+    network = load_features(asked.features) if asked.features else None
+    perceptual = load_lpips(asked.lpips) if asked.lpips else None
+    detection = detection_of(asked.detecting, plan)
+    has_truth = asked.detecting.has_truth
+    evaluation: Evaluation | None = None
+    sets = objects = None
+    versions: dict[str, str] = {}
+    if has_truth:
+        with progress_bar("compare") as progress:
+            evaluation = evaluate(plan, knowledge, workers=asked.workers, progress=progress)
+    if evaluation and perceptual:
+        with progress_bar("LPIPS") as progress:
+            evaluation = with_perceptual(
+                plan, evaluation, perceptual[0], knowledge, progress=progress
             )
-        found[name] = Path(folder)
-    return found
+        versions["lpips"] = perceptual[1]
+    if evaluation and evaluation.rows:
+        evaluation = _extended(evaluation, asked)
+    if evaluation and network:
+        versions[network.name] = network.version
+        with progress_bar("features") as progress:
+            sets = evaluate_sets(plan, evaluation, network, knowledge, progress=progress)
+    if detection:
+        with progress_bar("objects") as progress:
+            objects = evaluate_objects(
+                plan,
+                detection,
+                knowledge,
+                names=evaluation.names if evaluation else None,
+                with_truth=has_truth,
+                workers=asked.workers,
+                progress=progress,
+            )
+        versions[objects.source] = objects.version
+    return Results(plan, evaluation, sets, objects, versions)
 
 
-def _statistics(
-    context: Context, report: Path | None
-) -> tuple[Reference | None, list[tuple[str, str]]]:
-    """Take the training statistics from the report of an earlier run, or count them."""
-    from v2ir.evaluation import report as reports
-    from v2ir.evaluation import statistics
+def _extended(evaluation: Evaluation, asked: _Asked) -> Evaluation:
+    from v2ir.evaluation.earlier import with_earlier
+    from v2ir.evaluation.slices import with_slices
 
-    if not context.has_baselines:
-        return None, []
-    path = report / STATISTICS_FILE if report else None
-    if path and (known := statistics.cached_reference(path, context.training)):
-        return known, []
-    with progress_bar("training statistics") as progress:
-        found, unread = statistics.measure_reference(context.training, progress)
-    # With unread images the result is not what its key promises, so it is not kept.
-    if path and not unread:
-        reports.write_if_changed(path, reports.json_bytes(found.to_json(), indent=None))
-    return found, unread
+    return with_earlier(with_slices(evaluation, asked.slices), asked.earlier)
 
 
-def _show_plan(plan: Plan, report: Path | None) -> None:
-    typer.echo(f"would compare {len(plan.cases)} images of: {', '.join(plan.methods)}")
-    baselines = "with" if plan.context.has_baselines else "without"
-    typer.echo(f"{baselines} baselines, {len(plan.context.training)} training images")
-    _list_extra(plan.extra)
-    if report:
-        typer.echo(f"would write a report into {report}")
+def _refused(results: Results, gating: _Gate | None) -> list[tuple[str, str]]:
+    """List the images below the gate; move them if asked, and then they are no failures."""
+    from v2ir.evaluation.objects import quarantine
 
-
-def _list_extra(extra: Sequence[str]) -> None:
-    if extra:
-        more = f" and {len(extra) - MAX_LISTED} more" if len(extra) > MAX_LISTED else ""
-        typer.echo(
-            f"{len(extra)} predictions without a truth: {', '.join(extra[:MAX_LISTED])}{more}"
-        )
-
-
-def _show(result: Evaluation) -> None:
-    """Print the tables; the best of each column is bold."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from v2ir.evaluation import report as reports
-
-    # Into a file or a pipe goes the whole width; a narrow terminal wraps inside the cells.
-    output = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
-    for metrics in reports.TABLES:
-        table = reports.make_table(result, metrics)
-        shown = Table(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
-        shown.add_column("", no_wrap=True)
-        for column in table.columns:
-            shown.add_column(column, justify="right")
-        for method, columns in table.rows:
-            cells = [
-                Text(" / ").join(Text(c.text, style="bold" if c.is_best else "") for c in cell)
-                for cell in columns
-            ]
-            shown.add_row(method, *cells)
-        output.print(shown)
-    for note in result.notes:
-        typer.echo(f"note: {note}")
-    _list_extra(result.extra)
-
-
-def _write(folder: Path, plan: Plan, result: Evaluation) -> None:
-    from v2ir.evaluation import pictures
-    from v2ir.evaluation import report as reports
-
-    changed = reports.write_report(folder, result)
-    picture = folder / PICTURE_FILE
-    if reports.write_if_changed(picture, pictures.picture(plan, result)):
-        changed.append(picture)
-    for path in changed:
-        console.print(f"wrote {path}", highlight=False, markup=False)
-    if not changed:
-        console.print(f"the report in {folder} is up to date", highlight=False, markup=False)
+    if gating is None or results.objects is None:
+        return []
+    method = results.plan.methods[0]
+    below = results.objects.below(method, gating.threshold)
+    typer.echo(f"{len(below)} images below the gate of {gating.threshold:g}")
+    if gating.folder is None:
+        return [(name, f"faithfulness {value:.2f} is below the gate") for name, value in below]
+    paths = {case.name: case.predictions[0] for case in results.plan.cases}
+    for target in quarantine(gating.folder, paths, [name for name, _ in below]):
+        typer.echo(f"moved to {target}")
+    return []

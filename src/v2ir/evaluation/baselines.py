@@ -22,13 +22,18 @@ def _grey_levels(visible: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(visible).convert("L"))
 
 
+def luma(visible: np.ndarray) -> np.ndarray:
+    """Return the luma (ITU-R BT.601) of HWC uint8 RGB as HW float32 in [0, 1]."""
+    return _unit(_grey_levels(visible))
+
+
 def _unit(levels: np.ndarray) -> np.ndarray:
     return levels.astype(np.float32) / np.float32(255.0)
 
 
 def grey(visible: np.ndarray, reference: TrainingStatistics) -> np.ndarray:
     """Return the luma of the photograph."""
-    return _unit(_grey_levels(visible))
+    return luma(visible)
 
 
 def inverted_grey(visible: np.ndarray, reference: TrainingStatistics) -> np.ndarray:

@@ -1,64 +1,37 @@
-"""Compare folders of images with the truth: match by stem, measure, keep the rows."""
+"""Measure the images of a plan and keep the rows."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import functools
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
-from v2ir.errors import InputError, V2IRError
-from v2ir.evaluation import BASELINES, METRICS
-from v2ir.evaluation.context import SCENES_FILE, Context, Selection, named_images
-from v2ir.evaluation.statistics import Reference
-from v2ir.images import read_infrared, read_visible
+from v2ir.errors import V2IRError
+from v2ir.evaluation import MEASURES, METRICS
+from v2ir.evaluation.baselines import luma
+from v2ir.evaluation.cases import (
+    TRUTH,
+    Case,
+    Knowledge,
+    Plan,
+    images_of,
+    read_photograph,
+    read_truth,
+)
+from v2ir.evaluation.context import Selection
+from v2ir.evaluation.infrared import Facts, Grey
+from v2ir.evaluation.protocols import Protocol
+from v2ir.evaluation.protocols.record import hash_of_names
 from v2ir.records import Progress, no_progress
 
-PREDICTION = "prediction"
 UNKNOWN_STYLE = "unknown"
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One image to compare.
-
-    Attributes:
-        name: Path of the image below its folder, without the extension.
-        style: Name of the camera's look, if it is known.
-        truth: The true infrared image.
-        predictions: The image of each method, in the order of `Plan.methods`.
-        visible: The photograph, if it is known.
-    """
-
-    name: str
-    style: str | None
-    truth: Path
-    predictions: tuple[Path, ...]
-    visible: Path | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What will be compared, decided from the names of the files alone.
-
-    Attributes:
-        methods: Names of the compared methods; the first is the one to be judged.
-        cases: Images that every method has.
-        failures: (name, reason) of images that cannot take part.
-        extra: Predictions that have no truth; they are left out.
-        context: What is known about the images.
-    """
-
-    methods: tuple[str, ...]
-    cases: tuple[Case, ...]
-    failures: tuple[tuple[str, str], ...]
-    extra: tuple[str, ...]
-    context: Context
+DARK_LUMA = 0.25
+DARK, BRIGHT = "dark photograph", "bright photograph"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +63,12 @@ class Evaluation:
         extra: Predictions without a truth.
         notes: What a reader of the numbers should know.
         selection: What was selected from a data set, if there was one.
+        protocol: What the numbers were measured under.
+        truths: One row an image with what the true image itself has, for the scores that
+            are good near to it.
+        groups: Scene group by name of image; images of one group are no independent samples.
+        slices: Names of the images of each condition that was told apart.
+        histograms: Grey levels of each method and of the truth over all images, 256 counts.
     """
 
     methods: tuple[str, ...]
@@ -99,6 +78,11 @@ class Evaluation:
     extra: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     selection: Selection | None = None
+    protocol: Protocol | None = None
+    truths: tuple[Row, ...] = ()
+    groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    slices: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
+    histograms: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def styles(self) -> tuple[str, ...]:
@@ -113,177 +97,157 @@ class Evaluation:
     @property
     def names_hash(self) -> str:
         """SHA-256 of the names: two results with another hash have other images."""
-        return hashlib.sha256("\n".join(self.names).encode()).hexdigest()
+        return hash_of_names(frozenset(self.names))
 
     def num_images(self, style: str | None = None) -> int:
         """Return how many images were compared, of one style or in all."""
         return len({row.name for row in self.rows if style in {None, row.style}})
 
-    def mean(self, method: str, metric: str, style: str | None = None) -> float:
-        """Return the mean over images of one style, or over all.
+    def values(self, method: str, metric: str) -> dict[str, float]:
+        """Return the score of each image by name, NaN where it is not defined.
+
+        Args:
+            method: Name of a method or baseline, or `truth`.
+            metric: Name of the score.
+        """
+        rows = self.truths if method == TRUTH else self.rows
+        return {row.name: row.scores[metric] for row in rows if row.method == method}
+
+    def mean(
+        self,
+        method: str,
+        metric: str,
+        style: str | None = None,
+        names: Collection[str] | None = None,
+    ) -> float:
+        """Return the mean over images of one style or of some names, or over all.
 
         Images for which the metric is not defined do not count; NaN if none is left.
         """
-        found = [
-            row.scores[metric]
-            for row in self.rows
-            if row.method == method and style in {None, row.style}
+        rows = self.truths if method == TRUTH else self.rows
+        known = [
+            value
+            for row in rows
+            if row.method == method
+            and style in {None, row.style}
+            and (names is None or row.name in names)
+            and not math.isnan(value := row.scores.get(metric, math.nan))
         ]
-        known = [value for value in found if not math.isnan(value)]
         return sum(known) / len(known) if known else math.nan
 
 
-def plan_comparison(
-    predictions: Path | Mapping[str, Path], truth: Path, context: Context | None = None
-) -> Plan:
-    """Match predictions with the truth by stem; nothing is decoded.
+@dataclasses.dataclass(frozen=True)
+class _Measured:
+    """What one case gives: rows, the truth's own row, its condition, grey levels by method."""
 
-    An image takes part when every method has it, so that all rows of a table are means
-    over the same images.
-
-    Args:
-        predictions: Folder (or one file) with predicted images, or several by name.
-        truth: Folder with the true images, one file, or the data set of `context`.
-        context: What is known about the images.
-
-    Raises:
-        InputError: If a folder is missing or no image takes part.
-    """
-    context = context or Context()
-    folders = {PREDICTION: predictions} if isinstance(predictions, Path) else dict(predictions)
-    clash = sorted(set(folders) & set(BASELINES))
-    if clash or not folders:
-        raise InputError(
-            "a method needs a name of its own",
-            got=", ".join(clash) or "no method",
-            do=f"choose other names than the baselines: {', '.join(BASELINES)}",
-        )
-    truths, failures = _truths(truth, context)
-    images: dict[str, dict[str, Path]] = {}
-    for method, folder in folders.items():
-        images[method], taken = named_images(folder)
-        if folder.is_file() and truth.is_file():
-            images[method] = dict.fromkeys(truths, folder)
-        failures += taken
-    names = sorted(truths if context.selected is None else context.selected)
-    cases, missing = _cases(names, truths, images, context)
-    if not cases:
-        raise InputError(
-            f"no image of {', '.join(map(str, folders.values()))} has a partner in {truth}",
-            got=f"{len(names)} true images, {sum(map(len, images.values()))} predictions",
-            do="images belong together when their paths are equal up to the extension",
-        )
-    # A prediction whose truth exists but is not selected is nobody's mistake.
-    extra = sorted({name for found in images.values() for name in found} - set(truths))
-    return Plan(tuple(folders), cases, (*failures, *missing), tuple(extra), context)
-
-
-def _truths(truth: Path, context: Context) -> tuple[dict[str, Path], list[tuple[str, str]]]:
-    """List the true images: those that the data set names, or those of a folder."""
-    if context.truth and (truth / SCENES_FILE).is_file():
-        return dict(context.truth), []
-    return named_images(truth)
-
-
-def _cases(
-    names: Iterable[str],
-    truths: Mapping[str, Path],
-    images: Mapping[str, Mapping[str, Path]],
-    context: Context,
-) -> tuple[tuple[Case, ...], list[tuple[str, str]]]:
-    cases, missing = [], []
-    for name in names:
-        absent = [method for method, found in images.items() if name not in found]
-        photograph = context.visible.get(name)
-        if name not in truths:
-            missing.append((name, "selected from the data set, but there is no true image"))
-        elif absent:
-            missing.append((name, f"no image of: {', '.join(absent)}"))
-        elif photograph is None and context.has_baselines:
-            missing.append((name, "no photograph to make the baselines from"))
-        else:
-            paths = tuple(found[name] for found in images.values())
-            cases.append(Case(name, context.styles.get(name), truths[name], paths, photograph))
-    return tuple(cases), missing
+    rows: tuple[Row, ...]
+    truth: Row
+    condition: str | None
+    histograms: Mapping[str, np.ndarray]
 
 
 def evaluate(
     plan: Plan,
-    reference: Reference | None = None,
+    knowledge: Knowledge | None = None,
     *,
     workers: int | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Measure every case of a plan, and the baselines beside it.
 
-    At most `workers` images are in memory at a time. A case that cannot be read, or whose
+    At most `workers` cases are in memory at a time. A case that cannot be read, or whose
     sizes differ, is listed as a failure and the others go on.
 
     Args:
         plan: What to compare, from `plan_comparison`.
-        reference: Statistics of the training set; without it there are no baselines.
+        knowledge: What the baselines are made from; without it there are none.
         workers: Threads; None means one a core. The numbers do not depend on it.
         progress: Told (done, total) after each case.
     """
-    baselines = tuple(BASELINES) if reference and plan.context.has_baselines else ()
-    rows: list[Row] = []
+    knowledge = knowledge or Knowledge()
+    measured: dict[str, _Measured] = {}
     failures = list(plan.failures)
-    with ThreadPoolExecutor(workers or _num_cores()) as pool:
-        results = pool.map(lambda case: _measured(case, plan.methods, reference), plan.cases)
+    with ThreadPoolExecutor(workers or num_cores()) as pool:
+        results = pool.map(functools.partial(_measured, plan, knowledge), plan.cases)
         for done, (case, result) in enumerate(zip(plan.cases, results, strict=True)):
             if isinstance(result, str):
                 failures.append((case.name, result))
             else:
-                rows.extend(result)
+                measured[case.name] = result
             progress(done + 1, len(plan.cases))
+    return _gathered(plan, knowledge, measured, failures)
+
+
+def _gathered(
+    plan: Plan,
+    knowledge: Knowledge,
+    measured: Mapping[str, _Measured],
+    failures: Sequence[tuple[str, str]],
+) -> Evaluation:
+    baselines = knowledge.baselines(plan.context)
+    notes = () if baselines else ("no baselines: neither a data set nor photographs given",)
+    conditions = {name: result.condition for name, result in measured.items()}
+    slices = {
+        condition: frozenset(name for name, found in conditions.items() if found == condition)
+        for condition in sorted({found for found in conditions.values() if found})
+    }
+    sums: dict[str, np.ndarray] = {}
+    for result in measured.values():
+        for method, counts in result.histograms.items():
+            sums[method] = sums.get(method, 0) + counts
     return Evaluation(
         methods=(*plan.methods, *baselines),
         num_judged=len(plan.methods),
-        rows=tuple(rows),
+        rows=tuple(row for result in measured.values() for row in result.rows),
         failures=tuple(failures),
         extra=plan.extra,
-        notes=() if baselines else ("no baselines: neither a data set nor photographs given",),
+        notes=notes,
         selection=plan.context.selection,
+        protocol=plan.protocol,
+        truths=tuple(result.truth for result in measured.values()),
+        groups={case.name: case.group for case in plan.cases if case.name in measured},
+        slices=slices if len(slices) > 1 else {},
+        histograms={method: tuple(counts.tolist()) for method, counts in sums.items()},
     )
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _measured(case: Case, methods: tuple[str, ...], reference: Reference | None) -> list[Row] | str:
-    """Return the rows of one case, or why it has none."""
+def _measured(plan: Plan, knowledge: Knowledge, case: Case) -> _Measured | str:
+    """Return what one case gives, or why it gives nothing."""
+    style = case.style or UNKNOWN_STYLE
     try:
-        # Every metric counts in float64; turned once here, none of them turns it again.
-        truth = read_infrared(case.truth).astype(np.float64)
-        rows = []
-        for method, image in _images(case, methods, reference):
-            _check_size(method, image, truth)
-            values = image.astype(np.float64)
-            scores = {name: metric.function(values, truth) for name, metric in METRICS.items()}
-            rows.append(Row(case.name, case.style or UNKNOWN_STYLE, method, scores))
+        truth = Grey(read_truth(plan, case))
+        photograph = read_photograph(plan, case)
+        grey = None if photograph is None else luma(photograph)
+        fits = grey is not None and grey.shape == truth.image.shape
+        statistics = knowledge.statistics(case.style)
+        facts = Facts(
+            truth=truth,
+            visible=Grey(grey) if fits and grey is not None else None,
+            histogram=statistics.histogram if statistics else None,
+        )
+        rows, histograms = [], {TRUTH: truth.histogram}
+        values = truth.image.astype(np.float64)
+        for method, image in images_of(plan, case, knowledge, truth.image.shape, photograph):
+            judged = Grey(image)
+            rows.append(Row(case.name, style, method, _scores(judged, values, facts)))
+            histograms[method] = judged.histogram
     except V2IRError as error:
         return str(error)
-    return rows
+    own = {
+        name: measure.function(truth, facts) if measure.better == "nearest truth" else math.nan
+        for name, measure in MEASURES.items()
+    }
+    condition = None if grey is None else (DARK if grey.mean() < DARK_LUMA else BRIGHT)
+    return _Measured(tuple(rows), Row(case.name, style, TRUTH, own), condition, histograms)
 
 
-def _images(
-    case: Case, methods: tuple[str, ...], reference: Reference | None
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (method, HW float image): the predictions, then the baselines, one at a time."""
-    for method, path in zip(methods, case.predictions, strict=True):
-        yield method, read_infrared(path)
-    if reference is None or case.visible is None:
-        return
-    visible = read_visible(case.visible)
-    for name, baseline in BASELINES.items():
-        yield name, baseline(visible, reference.of(case.style))
-
-
-def _check_size(method: str, image: np.ndarray, truth: np.ndarray) -> None:
-    if image.shape != truth.shape:
-        raise InputError(
-            f"{method} has another size than the truth",
-            got=f"{image.shape[1]}x{image.shape[0]} against {truth.shape[1]}x{truth.shape[0]} px",
-            do="translate at the photograph's own size; nothing is resized here",
-        )
+def _scores(judged: Grey, truth: np.ndarray, facts: Facts) -> dict[str, float]:
+    # Every metric counts in float64; turned once here, none of them turns it again.
+    values = judged.image.astype(np.float64)
+    scores = {name: metric.function(values, truth) for name, metric in METRICS.items()}
+    return scores | {name: measure.function(judged, facts) for name, measure in MEASURES.items()}

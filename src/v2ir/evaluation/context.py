@@ -7,7 +7,7 @@ and which infrared images are for training; two plain folders can stand in for i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from v2ir.errors import DataError, InputError, UnknownNameError
@@ -16,6 +16,7 @@ from v2ir.files import image_paths, read_jsonl
 from v2ir.records import SPLITS, JsonRecord, Scene
 
 SCENES_FILE = "scenes.jsonl"
+MAPS_FOLDER = "seg"
 EVERY_SPLIT = "all"
 
 
@@ -51,7 +52,9 @@ class Context:
         selected: Names of the images to compare; None means all.
         truth: True infrared images by name, as far as the data set knows them.
         visible: Photographs by name; without them there are no baselines.
+        maps: Segmentation maps by name, for the pictures of a report.
         styles: Camera's look by name, as far as it is known.
+        groups: Scene group by name: images of one place, which are no independent samples.
         training: Infrared images of the training set; without them there are no baselines.
     """
 
@@ -59,7 +62,9 @@ class Context:
     selected: frozenset[str] | None = None
     truth: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     visible: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    maps: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     styles: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
     training: tuple[TrainingImage, ...] = ()
 
     @property
@@ -71,15 +76,21 @@ class Context:
 def context_of_data(data: Path, selection: Selection) -> Context:
     """Read what an indexed data set knows.
 
-    The training images are the infrared halves of its training pairs: images without a
-    photograph are left out, because they need not come from the same camera or place.
-
     Args:
         data: Folder with `scenes.jsonl`.
         selection: Which scenes to compare.
 
     Raises:
         DataError: If there is no index or it holds no scene of the selection.
+    """
+    return context_of_scenes(data, read_scenes(data), selection)
+
+
+def read_scenes(data: Path) -> list[Scene]:
+    """Return the scenes of an indexed data set.
+
+    Raises:
+        DataError: If there is no index.
     """
     scenes = [Scene.from_json(row) for row in read_jsonl(data / SCENES_FILE)]
     if not scenes:
@@ -88,6 +99,18 @@ def context_of_data(data: Path, selection: Selection) -> Context:
             got=f"no scenes in {data / SCENES_FILE}",
             do=f"make the index with: v2ir index {data}",
         )
+    return scenes
+
+
+def context_of_scenes(data: Path, scenes: Sequence[Scene], selection: Selection) -> Context:
+    """Say what the scenes of a data set tell about its images.
+
+    The training images are the infrared halves of its training pairs: images without a
+    photograph are left out, because they need not come from the same camera or place.
+
+    Raises:
+        DataError: If no scene is selected.
+    """
     chosen = [scene for scene in scenes if scene.infrared and selection.takes(scene)]
     if not chosen:
         raise DataError(
@@ -95,16 +118,21 @@ def context_of_data(data: Path, selection: Selection) -> Context:
             got=f"split {selection.split}, alignment {selection.alignment or 'any'}",
             do="choose another --split or --alignment; the index has " + _overview(scenes),
         )
+    maps = named_images(data / MAPS_FOLDER)[0] if (data / MAPS_FOLDER).is_dir() else {}
     return Context(
         selection=selection,
         selected=frozenset(scene.name for scene in chosen),
         truth={scene.name: data / scene.infrared for scene in scenes if scene.infrared},
         visible={scene.name: data / scene.visible for scene in scenes if scene.visible},
+        maps=maps,
         styles={scene.name: scene.style for scene in scenes if scene.style},
+        groups={scene.name: scene.group for scene in scenes},
         training=tuple(
-            TrainingImage(data / scene.infrared, scene.style, _key(data, scene))
+            TrainingImage(
+                data / scene.infrared, scene.style, _key(data, scene), data / scene.visible
+            )
             for scene in scenes
-            if scene.split == "train" and scene.is_pair and scene.infrared
+            if scene.split == "train" and scene.infrared and scene.visible
         ),
     )
 

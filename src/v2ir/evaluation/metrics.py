@@ -19,36 +19,58 @@ SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 
-Better = Literal["higher", "lower", "nearest one"]
+Better = Literal["higher", "lower", "nearest one", "nearest truth"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Metric:
+class Rule:
+    """How a number is shown and which values of it are good.
+
+    Attributes:
+        better: Which values are good; `nearest truth` means what the true infrared image
+            itself has.
+        label: Name in the head of a table, with the unit.
+        digits: Decimals worth showing.
+    """
+
+    better: Better
+    label: str
+    digits: int
+
+    def badness(self, value: float, truth: float = math.nan) -> float:
+        """Return a number that is smaller for better values; NaN counts as the worst.
+
+        Args:
+            value: The value to judge.
+            truth: What the true image has, for the values that are good near to it.
+        """
+        if math.isnan(value):
+            return math.inf
+        if self.better == "nearest one":
+            return abs(math.log(value)) if value > 0 else math.inf
+        if self.better == "nearest truth":
+            return abs(value - truth) if not math.isnan(truth) else math.inf
+        return value if self.better == "lower" else -value
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric(Rule):
     """One row of the registry.
 
     Attributes:
         function: Takes (prediction, truth), HW float in [0, 1]; gives one number, NaN
             where the metric is not defined for these two images.
-        better: Which values are good.
-        label: Name in the head of a table, with the unit.
-        digits: Decimals worth showing.
     """
 
     function: Callable[[np.ndarray, np.ndarray], float]
-    better: Better
-    label: str
-    digits: int
-
-    def badness(self, value: float) -> float:
-        """Return a number that is smaller for better values; NaN counts as the worst."""
-        if math.isnan(value):
-            return math.inf
-        if self.better == "nearest one":
-            return abs(math.log(value)) if value > 0 else math.inf
-        return value if self.better == "lower" else -value
 
 
-def _checked(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def checked(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return two images as float64.
+
+    Raises:
+        InputError: If the shapes differ or are not HW.
+    """
     if prediction.shape != truth.shape or truth.ndim != 2 or truth.size == 0:
         raise InputError(
             "two images cannot be compared",
@@ -64,7 +86,7 @@ def mean_absolute_error(prediction: np.ndarray, truth: np.ndarray) -> float:
     Raises:
         InputError: If the shapes differ or are not HW.
     """
-    prediction, truth = _checked(prediction, truth)
+    prediction, truth = checked(prediction, truth)
     return float(np.abs(prediction - truth).mean())
 
 
@@ -77,7 +99,7 @@ def peak_signal_to_noise(prediction: np.ndarray, truth: np.ndarray) -> float:
     Raises:
         InputError: If the shapes differ or are not HW.
     """
-    prediction, truth = _checked(prediction, truth)
+    prediction, truth = checked(prediction, truth)
     error = float(np.square(prediction - truth).mean())
     return -10.0 * math.log10(error) if error > 0 else math.inf
 
@@ -89,7 +111,7 @@ def structural_similarity(prediction: np.ndarray, truth: np.ndarray) -> float:
     **Borders do not count**: only windows that lie wholly inside the image are averaged,
     which leaves out 5 px on each side. Equal to scikit-image's `structural_similarity(
     gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1)` on
-    float64 images, at about half its time: the two variances are only needed as their
+    float64 images, in a fraction of its time: the two variances are only needed as their
     sum, so four filters do instead of five, and strips of rows stay in the cache.
 
     Source: Wang, Bovik, Sheikh and Simoncelli, 2004, equation 13.
@@ -97,53 +119,83 @@ def structural_similarity(prediction: np.ndarray, truth: np.ndarray) -> float:
     Raises:
         InputError: If the shapes differ or are not HW, or a side is below 11 px.
     """
-    prediction, truth = _checked(prediction, truth)
+    prediction, truth = checked(prediction, truth)
     if min(truth.shape) < SSIM_WINDOW:
         raise InputError(
             "the image is smaller than the window of the structural similarity",
             got=f"{truth.shape[1]}x{truth.shape[0]} px",
             do=f"compare images of at least {SSIM_WINDOW} px on both sides",
         )
+    structure, _ = mean_similarities(prediction, truth)
+    return structure
+
+
+def mean_similarities(prediction: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Return the means over all windows of the similarity and of its contrast term alone.
+
+    Args:
+        prediction: HW float64 in [0, 1], both sides at least the window's 11 px.
+        truth: The same shape.
+    """
     rows, columns = truth.shape[0] - 2 * _RADIUS, truth.shape[1] - 2 * _RADIUS
-    total = 0.0
-    for top in range(0, rows, _STRIP_ROWS):
-        strip = slice(top, top + _STRIP_ROWS + 2 * _RADIUS)
-        total += float(_similarities(prediction[strip], truth[strip]).sum())
-    return total / (rows * columns)
+    similarity = contrast = 0.0
+    for top in range(0, rows, _STRIP):
+        strip = slice(top, top + _STRIP + 2 * _RADIUS)
+        both, second = _similarities(prediction[strip], truth[strip])
+        similarity += float(both.sum())
+        contrast += float(second.sum())
+    return similarity / (rows * columns), contrast / (rows * columns)
 
 
 _RADIUS = SSIM_WINDOW // 2
-_STRIP_ROWS = 32
+_STRIP = 32
 
 
-def _similarities(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return the similarity of each window that lies inside; (H-10)x(W-10)."""
-    mean_p, mean_t = _windowed(prediction), _windowed(truth)
+def _similarities(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return similarity and contrast term of each window inside; (H-10)x(W-10) each."""
+    height, width = truth.shape
+    products = np.empty((height, 4, width))
+    products[:, 0], products[:, 1] = prediction, truth
+    np.multiply(prediction, truth, out=products[:, 2])
+    np.multiply(prediction, prediction, out=products[:, 3])
+    products[:, 3] += truth * truth
+    mean_p, mean_t, cross, squares = np.moveaxis(_windowed(products), 1, 0)
     mean_product = mean_p * mean_t
-    mean_squares = mean_p * mean_p + mean_t * mean_t
-    covariance = _windowed(prediction * truth) - mean_product
-    variances = _windowed(prediction * prediction + truth * truth) - mean_squares
+    mean_squares = mean_p * mean_p
+    mean_squares += mean_t * mean_t
     c1, c2 = SSIM_K1**2, SSIM_K2**2
-    above = (2.0 * mean_product + c1) * (2.0 * covariance + c2)
-    similarities: np.ndarray = above / ((mean_squares + c1) * (variances + c2))
-    return similarities
+    contrast = (2.0 * (cross - mean_product) + c2) / (squares - mean_squares + c2)
+    return (2.0 * mean_product + c1) / (mean_squares + c1) * contrast, contrast
 
 
 def _windowed(values: np.ndarray) -> np.ndarray:
-    """Return the Gaussian-weighted mean of each window that lies inside; (H-10)x(W-10)."""
-    return _windowed_rows(_windowed_rows(values).T).T
+    """Return the Gaussian-weighted means of the windows inside; HxKxW -> (H-10)xKx(W-10).
+
+    The weights stand in a banded matrix, so that the filter is a matrix product: more
+    multiplications than a sliding sum, and several times faster.
+    """
+    height, number, width = values.shape
+    rows = height - 2 * _RADIUS
+    down = _BAND[:rows, :height] @ values.reshape(height, number * width)
+    down = down.reshape(rows * number, width)
+    result = np.empty((rows * number, width - 2 * _RADIUS))
+    for left in range(0, width - 2 * _RADIUS, _STRIP):
+        part = down[:, left : left + _STRIP + 2 * _RADIUS]
+        inside = part.shape[1] - 2 * _RADIUS
+        result[:, left : left + inside] = part @ _BAND[:inside, : part.shape[1]].T
+    return result.reshape(rows, number, width - 2 * _RADIUS)
 
 
-def _windowed_rows(values: np.ndarray) -> np.ndarray:
-    weights = np.exp(-0.5 * np.square(np.arange(_RADIUS + 1) / SSIM_SIGMA))
-    weights /= weights[0] + 2.0 * weights[1:].sum()
-    end = values.shape[0] - _RADIUS
-    total: np.ndarray = values[_RADIUS:end] * weights[0]
-    for offset in range(1, _RADIUS + 1):
-        pair = values[_RADIUS - offset : end - offset] + values[_RADIUS + offset : end + offset]
-        pair *= weights[offset]
-        total += pair
-    return total
+def _band() -> np.ndarray:
+    weights = np.exp(-0.5 * np.square(np.arange(-_RADIUS, _RADIUS + 1) / SSIM_SIGMA))
+    weights /= weights.sum()
+    band = np.zeros((_STRIP, _STRIP + 2 * _RADIUS))
+    for row in range(_STRIP):
+        band[row, row : row + SSIM_WINDOW] = weights
+    return band
+
+
+_BAND = _band()
 
 
 def correlation(prediction: np.ndarray, truth: np.ndarray) -> float:
@@ -155,7 +207,7 @@ def correlation(prediction: np.ndarray, truth: np.ndarray) -> float:
     Raises:
         InputError: If the shapes differ or are not HW.
     """
-    prediction, truth = _checked(prediction, truth)
+    prediction, truth = checked(prediction, truth)
     prediction, truth = prediction - prediction.mean(), truth - truth.mean()
     scale = math.sqrt(float(np.square(prediction).sum()) * float(np.square(truth).sum()))
     # Rounding leaves a constant image with a spread of about 1e-16 a pixel.
@@ -173,7 +225,7 @@ def sharpness_ratio(prediction: np.ndarray, truth: np.ndarray) -> float:
     Raises:
         InputError: If the shapes differ or are not HW.
     """
-    prediction, truth = _checked(prediction, truth)
+    prediction, truth = checked(prediction, truth)
     if min(truth.shape) < 2:
         return math.nan
     return _ratio(_mean_gradient(prediction), _mean_gradient(truth))
@@ -187,7 +239,7 @@ def contrast_ratio(prediction: np.ndarray, truth: np.ndarray) -> float:
     Raises:
         InputError: If the shapes differ or are not HW.
     """
-    prediction, truth = _checked(prediction, truth)
+    prediction, truth = checked(prediction, truth)
     return _ratio(float(prediction.std()), float(truth.std()))
 
 

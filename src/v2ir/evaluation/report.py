@@ -1,10 +1,9 @@
-"""The result as tables, CSV and JSON. Equal results give equal bytes."""
+"""The result as Markdown, CSV, JSON and one page. Equal results give equal bytes."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib.metadata
 import io
 import json
 import math
@@ -13,121 +12,115 @@ from pathlib import Path
 from typing import Any
 
 from v2ir import __version__
-from v2ir.evaluation import METRICS
+from v2ir.evaluation import SCORES, page, pictures
+from v2ir.evaluation.cases import TRUTH
 from v2ir.evaluation.comparison import Evaluation
+from v2ir.evaluation.faithfulness import count_objects
+from v2ir.evaluation.intervals import Interval
+from v2ir.evaluation.objects import ObjectReport
+from v2ir.evaluation.results import Results, library_versions
+from v2ir.evaluation.sets import SetReport, SetScore
+from v2ir.evaluation.tables import EVERYTHING, intervals_of, markdown
 from v2ir.files import write_bytes
 
-EVERYTHING = "all"
-TABLES: tuple[tuple[str, ...], ...] = (
-    ("psnr", "ssim"),
-    ("mae", "correlation"),
-    ("sharpness", "contrast"),
-)
+PAGE_FILE, TABLE_FILE, SUMMARY_FILE = "report.html", "table.md", "summary.json"
+ROWS_FILE, OBJECTS_FILE = "per_image.csv", "objects.csv"
 
 
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One metric of one method over one group of images.
-
-    Attributes:
-        text: The mean with the digits worth showing, a dash where it is not defined.
-        is_best: Whether no other row of the table is better.
-    """
-
-    text: str
-    is_best: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Some metrics of all methods by style.
-
-    Attributes:
-        title: The metrics, in the order in which a cell shows them.
-        columns: Heads after the first column, each with its number of images.
-        rows: (method, one tuple of cells a column).
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[tuple[Cell, ...], ...]], ...]
-
-
-def groups(evaluation: Evaluation) -> tuple[str | None, ...]:
-    """Return the styles that get a column; None stands for all images together."""
-    styles = evaluation.styles
-    return (*styles, None) if len(styles) > 1 else (None,)
-
-
-def make_table(evaluation: Evaluation, metrics: tuple[str, ...]) -> Table:
-    """Lay out the means of `metrics`: rows are methods, columns are styles."""
-    columns = groups(evaluation)
-    # Ties are decided on the digits shown, or of two equal numbers only one would be bold.
-    means = {
-        (method, metric, style): round(
-            evaluation.mean(method, metric, style), METRICS[metric].digits
-        )
-        for method in evaluation.methods
-        for metric in metrics
-        for style in columns
-    }
-
-    def cell(method: str, metric: str, style: str | None) -> Cell:
-        value, rule = means[method, metric, style], METRICS[metric]
-        if math.isnan(value):
-            return Cell("-", is_best=False)
-        best = min(rule.badness(means[m, metric, style]) for m in evaluation.methods)
-        return Cell(f"{value:.{rule.digits}f}", is_best=rule.badness(value) == best)
-
-    return Table(
-        title=" / ".join(METRICS[metric].label for metric in metrics),
-        columns=tuple(f"{s or EVERYTHING} ({evaluation.num_images(s)})" for s in columns),
-        rows=tuple(
-            (m, tuple(tuple(cell(m, metric, s) for metric in metrics) for s in columns))
-            for m in evaluation.methods
-        ),
-    )
-
-
-def markdown(table: Table) -> str:
-    """Return the table in Markdown; the best of each metric and column is bold."""
-    lines = [
-        f"| {table.title} | " + " | ".join(table.columns) + " |",
-        "|---|" + "---:|" * len(table.columns),
-    ]
-    for method, columns in table.rows:
-        cells = [" / ".join(f"**{c.text}**" if c.is_best else c.text for c in x) for x in columns]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def summary(evaluation: Evaluation) -> dict[str, Any]:
-    """Return means by method, style and metric with what is needed to compare them.
+def summary(
+    results: Results, intervals: Mapping[str, Mapping[str, Interval]] | None = None
+) -> dict[str, Any]:
+    """Return means by method, style and score with what is needed to compare them.
 
     Values that JSON cannot hold (the infinite PSNR of equal images, an undefined
     correlation) are null.
     """
-    selection = evaluation.selection.to_json() if evaluation.selection else None
-    keys = [*evaluation.styles, EVERYTHING]
-    return {
+    plan = results.plan
+    values: dict[str, Any] = {
         "v2ir": __version__,
-        "libraries": {name: importlib.metadata.version(name) for name in ("numpy", "scipy")},
-        "selection": selection,
+        "libraries": library_versions(results),
+        "protocol": {**plan.protocol.to_json(), "hash": plan.protocol.hash},
+    }
+    if results.evaluation:
+        values |= _evaluation_json(results.evaluation, intervals)
+    if results.sets:
+        values["sets"] = _sets_json(results.sets)
+    if results.objects:
+        values["objects"] = _objects_json(results.objects)
+    values["failures"] = [list(failure) for failure in results.failures]
+    values["notes"] = list(results.notes)
+    return values
+
+
+def _evaluation_json(
+    evaluation: Evaluation, intervals: Mapping[str, Mapping[str, Interval]] | None
+) -> dict[str, Any]:
+    keys = [*evaluation.styles, EVERYTHING]
+    metrics = [m for m in SCORES if any(m in row.scores for row in evaluation.rows)]
+    spans = intervals_of(evaluation) if intervals is None else intervals
+
+    def means(method: str) -> dict[str, dict[str, float | None]]:
+        by_style = {
+            key: {m: _number(evaluation.mean(method, m, _style(key))) for m in metrics}
+            for key in keys
+        }
+        by_slice = {
+            key: {m: _number(evaluation.mean(method, m, names=names)) for m in metrics}
+            for key, names in evaluation.slices.items()
+        }
+        return by_style | by_slice
+
+    return {
+        "selection": evaluation.selection.to_json() if evaluation.selection else None,
         "names_hash": evaluation.names_hash,
-        "images": {key: evaluation.num_images(_style(key)) for key in keys},
+        "images": {key: evaluation.num_images(_style(key)) for key in keys}
+        | {key: len(names) for key, names in evaluation.slices.items()},
         "methods": list(evaluation.methods[: evaluation.num_judged]),
         "baselines": list(evaluation.methods[evaluation.num_judged :]),
-        "better": {name: metric.better for name, metric in METRICS.items()},
-        "means": {
+        "better": {name: SCORES[name].better for name in metrics},
+        "means": {method: means(method) for method in (*evaluation.methods, TRUTH)},
+        "intervals": {
             method: {
-                key: {m: _json_number(evaluation.mean(method, m, _style(key))) for m in METRICS}
-                for key in keys
+                metric: [_number(interval.low), _number(interval.high)]
+                for metric, interval in spans[method].items()
             }
             for method in evaluation.methods
         },
-        "failures": [list(failure) for failure in evaluation.failures],
         "extra": list(evaluation.extra),
-        "notes": list(evaluation.notes),
+    }
+
+
+def _sets_json(sets: SetReport) -> dict[str, Any]:
+    def row(score: SetScore) -> dict[str, Any]:
+        values = dataclasses.asdict(score)
+        return {k: v if k == "method" else _number(v) for k, v in values.items()}
+
+    return {
+        "network": sets.network,
+        "version": sets.version,
+        "frechet": sets.frechet_name,
+        "kernel": sets.kernel_name,
+        "images": sets.num_images,
+        "scores": [row(score) for score in sets.scores],
+        "real half against real half": row(sets.floor) if sets.floor else None,
+    }
+
+
+def _objects_json(objects: ObjectReport) -> dict[str, Any]:
+    return {
+        "against": objects.against,
+        "source": objects.source,
+        "version": objects.version,
+        "rule": dataclasses.asdict(objects.rule),
+        "total": {m: dataclasses.asdict(objects.total(m)) for m in objects.methods},
+        "contrast": {m: _number(objects.contrast(m)) for m in objects.methods},
+        "classes": {
+            method: {
+                label: dataclasses.asdict(counts)
+                for label, counts in count_objects(objects.objects(method)).items()
+            }
+            for method in objects.methods
+        },
     }
 
 
@@ -135,26 +128,46 @@ def _style(key: str) -> str | None:
     return None if key == EVERYTHING else key
 
 
-def _json_number(value: float) -> float | None:
+def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
 def per_image_csv(evaluation: Evaluation) -> str:
-    """Return one line an image and method: name, style, method, then every metric."""
+    """Return one line an image and method: name, style, method, then every score."""
+    metrics = [m for m in SCORES if any(m in row.scores for row in evaluation.rows)]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["name", "style", "method", *METRICS])
-    for row in evaluation.rows:
-        writer.writerow([row.name, row.style, row.method, *_csv_numbers(row.scores)])
+    writer.writerow(["name", "style", "method", *metrics])
+    for row in (*evaluation.rows, *evaluation.truths):
+        values = [row.scores.get(metric, math.nan) for metric in metrics]
+        texts = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
+        writer.writerow([row.name, row.style, row.method, *texts])
     return buffer.getvalue()
 
 
-def _csv_numbers(scores: Mapping[str, float]) -> list[str]:
-    return ["" if math.isnan(scores[m]) else f"{scores[m]:.6f}" for m in METRICS]
+def objects_csv(objects: ObjectReport) -> str:
+    """Return one line an image and method: what was kept, lost and invented."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    heads = ("kept", "lost", "invented", "faithfulness", "contrast", "lost_boxes", "invented_boxes")
+    writer.writerow(["name", "style", "method", *heads])
+    for row in objects.rows:
+        found = row.objects
+        numbers = (found.faithfulness, row.contrast)
+        texts = ["" if math.isnan(value) else f"{value:.6f}" for value in numbers]
+        counts = (len(found.kept), len(found.lost), len(found.invented))
+        boxes = [
+            ";".join(
+                f"{b.label} {b.left:.0f} {b.top:.0f} {b.right:.0f} {b.bottom:.0f}" for b in side
+            )
+            for side in (found.lost, found.invented)
+        ]
+        writer.writerow([row.name, row.style, row.method, *counts, *texts, *boxes])
+    return buffer.getvalue()
 
 
-def write_report(folder: Path, evaluation: Evaluation) -> list[Path]:
-    """Write `per_image.csv`, `summary.json` and `table.md` into `folder`.
+def write_report(folder: Path, results: Results) -> list[Path]:
+    """Write the page, the tables, the numbers and the pictures into `folder`.
 
     Returns:
         The files that changed; a second run over the same images changes none.
@@ -162,16 +175,26 @@ def write_report(folder: Path, evaluation: Evaluation) -> list[Path]:
     Raises:
         OutputError: If the folder cannot be written.
     """
-    tables = [markdown(make_table(evaluation, metrics)) for metrics in TABLES]
-    texts = {
-        "per_image.csv": per_image_csv(evaluation),
-        "summary.json": json_bytes(summary(evaluation)).decode(),
-        "table.md": "\n".join(tables),
+    evaluation = results.evaluation
+    intervals = intervals_of(evaluation) if evaluation else {}
+    tables = results.tables(intervals)
+    contents: dict[str, bytes] = {
+        SUMMARY_FILE: json_bytes(summary(results, intervals)),
+        TABLE_FILE: "\n".join(map(markdown, tables)).encode(),
     }
+    drawn: list[pictures.Drawing] = []
+    if evaluation and evaluation.rows:
+        contents[ROWS_FILE] = per_image_csv(evaluation).encode()
+        drawn.append(pictures.picture(results.plan, evaluation))
+    if results.objects and results.objects.rows:
+        contents[OBJECTS_FILE] = objects_csv(results.objects).encode()
+        drawn += pictures.object_picture(
+            results.plan, results.objects, with_truth=evaluation is not None
+        )
+    contents |= {drawing.file: drawing.png for drawing in drawn}
+    contents[PAGE_FILE] = page.page(results, tables, drawn).encode()
     return [
-        folder / name
-        for name, text in texts.items()
-        if write_if_changed(folder / name, text.encode())
+        folder / name for name, data in contents.items() if write_if_changed(folder / name, data)
     ]
 
 

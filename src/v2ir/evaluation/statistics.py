@@ -27,11 +27,13 @@ class TrainingImage:
         path: The file.
         style: Name of the camera's look, if it is known.
         key: Changes when the file's content changes (a hash, or size and time).
+        visible: The photograph of the same scene, if there is one.
     """
 
     path: Path
     style: str | None
     key: str
+    visible: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
