@@ -84,6 +84,15 @@ class Describer(Protocol):
 
 
 @runtime_checkable
+class Reworder(Protocol):
+    """A captioner that words fields by a template."""
+
+    def reword(self, structure: dict[str, Any], version: str) -> Described | None:
+        """Word the fields of an earlier result, if `version` differs in the wording alone."""
+        ...
+
+
+@runtime_checkable
 class HoldsWeights(Protocol):
     """An annotator whose network takes memory from its first use on."""
 
@@ -97,6 +106,11 @@ def describe(captioner: Captioner, images: Sequence[np.ndarray]) -> list[Describ
     if isinstance(captioner, Describer):
         return captioner.describe(images)
     return [Described((text,)) for text in captioner.caption(images)]
+
+
+def has_weights(annotator: object) -> bool:
+    """Whether an annotator holds a network."""
+    return isinstance(annotator, HoldsWeights)
 
 
 def release(annotator: object) -> None:

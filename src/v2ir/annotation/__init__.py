@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from v2ir.annotation.annotating import AnnotationReport, annotate
+from v2ir.annotation.exporting import EXPORTS, ExportReport, export
+from v2ir.annotation.findings import check_annotations
+from v2ir.annotation.masks import RENDERINGS, merge_masks
+from v2ir.annotation.own import ImportReport, import_captions, import_segmentations
 from v2ir.annotation.provenance import Provenance
 from v2ir.annotation.regions import RegionSegmenter
 from v2ir.annotation.registry import (
@@ -16,22 +20,36 @@ from v2ir.annotation.registry import (
 )
 from v2ir.annotation.statistics import StatisticsCaptioner
 from v2ir.annotation.store import AnnotationStore
+from v2ir.annotation.structure import SceneDescription, SceneObject, parse_description, render
 from v2ir.annotators import Captioner, Segmenter
 
 __all__ = [
     "ALIASES",
     "CAPTIONERS",
     "CAPTIONER_FAMILIES",
+    "EXPORTS",
+    "RENDERINGS",
     "SEGMENTERS",
     "SEGMENTER_FAMILIES",
     "AnnotationReport",
     "AnnotationStore",
     "Captioner",
+    "ExportReport",
+    "ImportReport",
     "Provenance",
     "RegionSegmenter",
+    "SceneDescription",
+    "SceneObject",
     "Segmenter",
     "StatisticsCaptioner",
     "annotate",
+    "check_annotations",
+    "export",
+    "import_captions",
+    "import_segmentations",
     "make_captioner",
     "make_segmenter",
+    "merge_masks",
+    "parse_description",
+    "render",
 ]

@@ -14,7 +14,7 @@ from v2ir.annotation.provenance import Annotator, Kind, Provenance
 from v2ir.annotation.quality import caption_fault, measure_map
 from v2ir.annotation.registry import make_captioner, make_segmenter
 from v2ir.annotation.store import AnnotationStore
-from v2ir.annotators import Captioner, Described, Segmenter, describe, release
+from v2ir.annotators import Captioner, Described, Reworder, Segmenter, describe, release
 from v2ir.data import load_scenes
 from v2ir.errors import DataError, ImageReadError, InputError, V2IRError
 from v2ir.files import hash_file
@@ -188,6 +188,9 @@ def _annotate_batch(
         if not force and store.is_fresh(task.kind, scene, task.annotator):
             task.counts.kept += 1  # Another process has made it since the pass began.
             continue
+        if not force and _reword(store, task, scene):
+            task.counts.made += 1
+            continue
         try:
             read.append((scene, *_read(store.root, scene)))
         except (ImageReadError, DataError) as error:
@@ -209,6 +212,22 @@ def _annotate_batch(
         task.counts.faulty += task.fault(result) is not None
         task.counts.notes += bool(getattr(result, "note", ""))
     return failures
+
+
+def _reword(store: AnnotationStore, task: _Task, scene: Scene) -> bool:
+    """Word a scene's fields anew where nothing but the wording is asked for."""
+    if task.kind != "caption" or not isinstance(task.annotator, Reworder):
+        return False
+    there = store.description(scene)
+    if there is None or not there.structure or not there.provenance.fits(scene.visible_hash):
+        return False
+    if there.annotator != task.annotator.name:
+        return False
+    found = task.annotator.reword(there.structure, there.version)
+    if found is not None:
+        source = Provenance(there.annotator, task.annotator.version, there.image_hash)
+        store.put_captions(scene, found, source)
+    return found is not None
 
 
 def _results(

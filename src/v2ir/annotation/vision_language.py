@@ -14,7 +14,7 @@ from v2ir.annotation.network import (
     Wording,
     on_device,
 )
-from v2ir.annotation.structure import check_template, parse_description, render
+from v2ir.annotation.structure import SceneDescription, check_template, parse_description, render
 from v2ir.annotation.weights import cannot_load, read_config
 from v2ir.annotators import Described
 from v2ir.errors import InputError
@@ -30,6 +30,7 @@ FIELDS_PROMPT = (
     '"...", "time_of_day": "...", "light": "...", "objects": [{"name": "...", "material": '
     '"...", "heat": "cold, sunlit, warm body, engine running or lit"}]}'
 )
+_STYLE = " style "
 # Florence-2 follows task words alone.
 _TASKS = {"florence2": "<MORE_DETAILED_CAPTION>"}
 
@@ -90,7 +91,7 @@ class VisionLanguageCaptioner(OptionsMixin, NetworkAnnotator):
     def settings(self) -> str:
         """Return how words are chosen and what is asked."""
         asked = f"{self.wording} prompt {self.prompt!r}"
-        return f"{asked} style {self.style!r}" if self.structured else asked
+        return f"{asked}{_STYLE}{self.style!r}" if self.structured else asked
 
     def load(self) -> Any:
         """Load network and processor.
@@ -125,6 +126,14 @@ class VisionLanguageCaptioner(OptionsMixin, NetworkAnnotator):
         number = self.wording.number
         rows = [answers[start : start + number] for start in range(0, len(answers), number)]
         return [self._described(row) for row in rows]
+
+    def reword(self, structure: dict[str, Any], version: str) -> Described | None:
+        """Word the fields of an earlier result, if `version` differs in the wording alone."""
+        others = (text.partition(_STYLE)[0] for text in (version, self.version))
+        if not self.structured or self.wording.number > 1 or len(set(others)) > 1:
+            return None
+        words = render(SceneDescription.model_validate(structure), self.style)
+        return Described((words,), structure)
 
     def _described(self, answers: Sequence[str]) -> Described:
         if not self.structured:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from v2ir.records import Finding
 
 MAX_LISTED = 5
+ANNOTATIONS = "annotations"
 _COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
@@ -24,7 +25,7 @@ def command(
     skip: list[str] = typer.Option(
         [],
         help="A check to leave out; repeatable: unreadable, stale, sizes, leakage, duplicates, "
-        "alignment (the slowest), one-sided, blank, maps.",
+        "alignment (the slowest), one-sided, blank, maps, annotations.",
     ),
     show_all: bool = typer.Option(False, "--all", help="List every finding of a kind."),
     as_json: bool = typer.Option(False, "--json", help="Print the findings as lines of JSON."),
@@ -38,17 +39,14 @@ def command(
 
     Finds near-duplicates across splits, misaligned or mismatched pairs, pairs of unequal
     size, unreadable, duplicate, one-sided and blank images, files that changed since they
-    were indexed, and empty maps. Exit status 1 if any of it is an error.
+    were indexed, and captions and maps that say nothing. Exit status 1 if any of it is an error.
 
     Example: v2ir check data --skip alignment
     """
     if alignment_trial:
         _print_trial(data)
         return
-    from v2ir.data import check
-
-    with progress_bar("check") as progress:
-        findings = check(data, skip=skip, progress=progress)
+    findings = _findings(data, skip)
     if as_json:
         for finding in findings:
             typer.echo(json.dumps(finding.to_json(), ensure_ascii=False))
@@ -56,6 +54,24 @@ def command(
         _show(findings, len(findings) if show_all else MAX_LISTED)
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(1)
+
+
+def _findings(data: Path, skip: Sequence[str]) -> list[Finding]:
+    """Look at the data set and at its annotations; each map is reported once."""
+    from v2ir.annotation import check_annotations
+    from v2ir.data import check
+
+    with progress_bar("check") as progress:
+        left_out = [name for name in skip if name != ANNOTATIONS]
+        findings = check(data, skip=left_out, progress=progress)
+    if ANNOTATIONS in skip:
+        return findings
+    reported = {finding.where for finding in findings if finding.kind == "empty map"}
+    with progress_bar("annotations") as progress:
+        found = check_annotations(data, progress=progress)
+    grave = {"error": 0, "warning": 1, "note": 2}
+    findings += [f for f in found if f.kind != "empty map" or f.where not in reported]
+    return sorted(findings, key=lambda finding: grave[finding.severity])
 
 
 def _show(findings: Sequence[Finding], most: int) -> None:

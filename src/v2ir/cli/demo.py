@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from v2ir.cli._sources import make_sources
 from v2ir.cli.console import console, list_failures, progress_bar
-from v2ir.cli.translate import load, make_annotators
+from v2ir.cli.translate import load
 from v2ir.errors import InputError
 from v2ir.files import read_json, write_bytes
 
@@ -57,7 +58,7 @@ def command(
 
     source = photos or _gather(out / "visible")
     translator = Translator(load(model, device), TranslateSettings(style=style, seed=seed))
-    annotators = make_annotators(translator)
+    annotators = make_sources(translator).annotators
     with progress_bar("translating") as progress:
         report = translate(source, out / "infrared", translator, annotators, progress)
     picture = out / "overview.png"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from v2ir.cli._sources import annotate_ahead, kept_folder, make_sources
 from v2ir.cli.console import console, list_failures, progress_bar
 from v2ir.errors import InputError, UnknownNameError
 
@@ -44,9 +45,11 @@ def command(
         None, metavar="PIXELS|native", help="Short side at which the network works."
     ),
     captions: Path | None = typer.Option(
-        None, help="Your captions: JSON lines with name and caption, or a folder of NAME.txt."
+        None, help="Your captions: folder of NAME.txt, .jsonl, .csv, or COCO .json."
     ),
-    maps: Path | None = typer.Option(None, help="Your segmentation maps: a folder of NAME.png."),
+    maps: Path | None = typer.Option(
+        None, "--segmentations", "--maps", help="Your segmentation maps: a folder of NAME.png."
+    ),
     captioner: str | None = typer.Option(None, help="Captioner instead of the model's own."),
     segmenter: str | None = typer.Option(None, help="Segmenter instead of the model's own."),
     without: list[str] = typer.Option([], help="Leave out caption or segmentation (repeat)."),
@@ -56,7 +59,8 @@ def command(
     """Translate photographs to infrared images of exactly the same size.
 
     An image that exists already with the same settings is kept, so an interrupted run
-    continues with the same command.
+    continues with the same command. Captions and maps that the model asks for are made
+    first and kept in OUT/.annotations.
 
     Example: `v2ir translate photos infrared --style roadscene`
     """
@@ -64,7 +68,9 @@ def command(
         raise InputError(f"{source} does not exist", do="give an image or a folder of images")
     from v2ir.sampling import TranslateSettings, Translator
 
-    loaded = load(model, device)
+    where = find_device(device)
+    # The annotators go first; until then the card stays free of the denoiser.
+    loaded = load(model, "cpu")
     settings = TranslateSettings(
         style=None if style == "scene" else style,
         seed=seed,
@@ -76,12 +82,22 @@ def command(
         without=tuple(without),  # type: ignore[arg-type]
     )
     translator = Translator(loaded, settings)
-    annotators = make_annotators(
-        translator, captioner=captioner, segmenter=segmenter, captions=captions, maps=maps
+    sources = make_sources(
+        translator,
+        captioner=captioner,
+        segmenter=segmenter,
+        captions=captions,
+        maps=maps,
+        device=where,
+        keep=None if dry_run else kept_folder(source, out),
     )
     scenes = scene_styles(source, split, by_scene=style == "scene")
+    if not dry_run:
+        sources = annotate_ahead(source, out, translator, sources, scenes)
+    loaded.to(where)
+    translator = Translator(loaded, settings)
     act = _list_pending if dry_run else _translate
-    act(source, out, translator, annotators, scenes)
+    act(source, out, translator, sources.annotators, scenes)
 
 
 def scene_styles(source: Path, split: str | None, *, by_scene: bool) -> SceneStyles | None:
@@ -145,9 +161,18 @@ def load(model: str, device: str) -> Model:
     Raises:
         InputError: If there is no such device here.
     """
-    import torch
-
     from v2ir.model import load_model
+
+    return load_model(model, find_device(device))
+
+
+def find_device(device: str) -> str:
+    """Return the device that is meant; `auto` is the first accelerator, or the CPU.
+
+    Raises:
+        InputError: If there is no such device here.
+    """
+    import torch
 
     if device == "auto":
         found = torch.accelerator.current_accelerator(check_available=True)
@@ -160,7 +185,7 @@ def load(model: str, device: str) -> Model:
             got=str(error).splitlines()[0],
             do="give --device cpu",
         ) from error
-    return load_model(model, device)
+    return device
 
 
 def parse_guidance(
@@ -217,42 +242,3 @@ def parse_resolution(text: str | None) -> Resolution | None:
     if not text.isdecimal():
         raise InputError("--resolution takes pixels or `native`", got=repr(text))
     return int(text)
-
-
-def make_annotators(
-    translator: Translator,
-    *,
-    captioner: str | None = None,
-    segmenter: str | None = None,
-    captions: Path | None = None,
-    maps: Path | None = None,
-) -> Annotators:
-    """Build the sources of captions and maps: the user's, else those the model names.
-
-    Raises:
-        InputError: If the user asks for one whose condition has no effect here.
-        UnknownNameError: If an annotator is unknown.
-    """
-    from v2ir.annotation import make_captioner, make_segmenter
-    from v2ir.sampling import Annotators, find_maps, read_captions
-
-    card = translator.model.card
-    _refuse_idle("captions", captioner or captions, translator.takes_captions)
-    _refuse_idle("maps", segmenter or maps, translator.takes_maps)
-    words = (captioner or card.captioner) if translator.takes_captions else None
-    regions = (segmenter or card.segmenter) if translator.takes_maps else None
-    return Annotators(
-        captioner=make_captioner(words) if words else None,
-        segmenter=make_segmenter(regions) if regions else None,
-        captions=read_captions(captions) if captions else {},
-        maps=find_maps(maps) if maps else {},
-    )
-
-
-def _refuse_idle(what: str, asked: object, has_effect: bool) -> None:
-    if asked and not has_effect:
-        raise InputError(
-            f"{what} have no effect here",
-            got=str(asked),
-            do="the model does not take them, or --without leaves them out; drop one option",
-        )
