@@ -285,30 +285,44 @@ def load_model(name_or_path: str | Path = "mini", device: str | torch.device = "
 
 
 def _load_parts(folder: Path) -> dict[str, Any]:
-    import diffusers
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-    from transformers import AutoTokenizer, CLIPTextModel
-    from transformers.utils import logging as transformers_logging
+    from transformers import AutoTokenizer
 
-    transformers_logging.disable_progress_bar()
-    index = read_json(folder / "model_index.json")
-    autoencoder_class = getattr(diffusers, index["vae"][1])
-    loaded = {}
-    for name, kind in (("unet", UNet2DConditionModel), ("autoencoder", autoencoder_class)):
-        part, info = kind.from_pretrained(
-            folder, subfolder=_subfolder(name), torch_dtype=torch.float32, output_loading_info=True
-        )
-        _refuse_gaps(name, info)
-        loaded[name] = part.eval()
-    text_encoder, info = CLIPTextModel.from_pretrained(
-        folder / "text_encoder", dtype=torch.float32, output_loading_info=True
-    )
-    _refuse_gaps("text_encoder", info)
-    loaded["text_encoder"] = text_encoder.eval()
+    loaded = {name: load_part(folder, name) for name in ("unet", "autoencoder", "text_encoder")}
     loaded["tokenizer"] = AutoTokenizer.from_pretrained(folder / "tokenizer")
     loaded["scheduler"] = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     return loaded
+
+
+def load_part(folder: Path, name: str) -> Any:
+    """Load `unet`, `autoencoder` or `text_encoder` of a model folder, in float32.
+
+    Raises:
+        ModelError: If the weights do not fill the network.
+    """
+    from transformers import CLIPTextModel
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    if name == "text_encoder":
+        part, info = CLIPTextModel.from_pretrained(
+            folder / name, dtype=torch.float32, output_loading_info=True
+        )
+    else:
+        part, info = _network_class(folder, name).from_pretrained(
+            folder, subfolder=_subfolder(name), torch_dtype=torch.float32, output_loading_info=True
+        )
+    _refuse_gaps(name, info)
+    return part.eval()
+
+
+def _network_class(folder: Path, name: str) -> Any:
+    import diffusers
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    if name == "unet":
+        return UNet2DConditionModel
+    return getattr(diffusers, read_json(folder / "model_index.json")["vae"][1])
 
 
 def _refuse_gaps(name: str, info: dict[str, Any]) -> None:

@@ -9,10 +9,20 @@ import torch
 from torch import Tensor, nn
 
 
-def start_averages(modules: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
-    """Return a copy of the weights of each module, by part and parameter name."""
+def start_averages(
+    modules: Mapping[str, nn.Module], device: str | None = None
+) -> dict[str, dict[str, Tensor]]:
+    """Return a copy of the weights of each module, by part and parameter name.
+
+    Args:
+        modules: The modules.
+        device: Where the copy is kept; None keeps it beside the weights.
+    """
     return {
-        part: {name: value.detach().clone() for name, value in module.named_parameters()}
+        part: {
+            name: value.detach().to(device or value.device, copy=True)
+            for name, value in module.named_parameters()
+        }
         for part, module in modules.items()
     }
 
@@ -39,7 +49,7 @@ def update_averages(
         names = list(averages[part])
         torch._foreach_lerp_(
             [averages[part][name] for name in names],
-            [current[name].detach() for name in names],
+            [current[name].detach().to(averages[part][name].device) for name in names],
             pull,
         )
 

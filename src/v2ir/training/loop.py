@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import logging
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from v2ir.errors import MissingExtraError
 from v2ir.records import Progress, no_progress
 from v2ir.training.average import start_averages, update_averages
 from v2ir.training.checkpoint import (
@@ -26,6 +26,7 @@ from v2ir.training.objectives import Draw, Objective
 from v2ir.training.run import Run
 from v2ir.training.scenes import Deck, TrainingScene
 from v2ir.training.stage import Stage
+from v2ir.training.team import Team, on_device
 
 logger = logging.getLogger(__name__)
 LOG_EVERY = 10
@@ -40,14 +41,22 @@ class StageRun:
         seed: Seed words: the recipe's seed and the stage's place.
         run: The run folder.
         facts: What a checkpoint must agree with to be continued.
-        sample: Called with the step when a sample grid is due, with averaged weights.
+        sample: Called with the state when a sample grid is due.
+        team: The processes that train together.
+        eight_bit: Whether AdamW keeps its moments in 8 bits (bitsandbytes).
+        bfloat16: Whether to compute in bfloat16 even where it is not faster.
+        averages_on: Device of the averaged weights; None is the weights' own.
     """
 
     stage: Stage
     seed: tuple[int, ...]
     run: Run
     facts: dict[str, Any]
+    team: Team
     sample: Any = None
+    eight_bit: bool = False
+    averages_on: str | None = None
+    bfloat16: bool = False
 
 
 def learning_rate(stage: Stage, step: int) -> float:
@@ -59,15 +68,6 @@ def learning_rate(stage: Stage, step: int) -> float:
         span = max(stage.decay_steps - stage.warmup_steps, 1)
         rate *= 1.0 - (step - stage.warmup_steps) / span
     return rate
-
-
-def bfloat16_pays(device: torch.device) -> bool:
-    """Whether the processor multiplies bfloat16 in hardware, so that it is faster."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    cpu = torch.cpu
-    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(cpu, name, lambda: False)() for name in names)
 
 
 def train_stage(
@@ -90,25 +90,26 @@ def train_stage(
     Returns:
         The final state, its averages included.
     """
-    stage, run = settings.stage, settings.run
+    stage, run, team = settings.stage, settings.run, settings.team
     state = _start(objective, settings)
-    precision: Any = contextlib.nullcontext()
-    if bfloat16_pays(next(next(iter(objective.modules.values())).parameters()).device):
-        precision = torch.autocast("cpu", torch.bfloat16)
     meter = _Meter()
     batches = _batches(objective, scenes, settings, state.step)
     progress(state.step, stage.steps)
     for step in range(state.step, stage.steps):
-        with precision:
-            loss = _step(objective, state, stage, step, batches)
+        loss = _step(objective, state, settings, step, batches)
         update_averages(state.averages, state.modules, stage.average_decay, state.step)
         meter.add(loss)
         progress(state.step, stage.steps)
         last = state.step == stage.steps
         if state.step % LOG_EVERY == 0 or last:
-            run.log(stage.name, state.step, meter.read(learning_rate(stage, step)))
+            scalars = meter.read(learning_rate(stage, step))
+            scalars["loss"] = team.mean(scalars["loss"])
+            if team.is_lead:
+                run.log(stage.name, state.step, scalars)
         if state.step % stage.checkpoint_every == 0 or last:
-            save_checkpoint(run.checkpoints, stage.name, state, settings.facts)
+            if team.is_lead:
+                save_checkpoint(run.checkpoints, stage.name, state, settings.facts)
+            team.wait()
         if settings.sample and stage.sample_every and state.step % stage.sample_every == 0:
             settings.sample(state)
     return state
@@ -118,37 +119,54 @@ def _start(objective: Objective, settings: StageRun) -> TrainingState:
     parameters = [p for module in objective.modules.values() for p in module.parameters()]
     for module in objective.modules.values():
         module.train().requires_grad_(True)
-    stage = settings.stage
     state = TrainingState(
         modules=objective.modules,
-        averages=start_averages(objective.modules),
-        optimizer=torch.optim.AdamW(
-            parameters, lr=stage.learning_rate, weight_decay=stage.weight_decay
-        ),
+        averages=start_averages(objective.modules, settings.averages_on),
+        optimizer=_optimizer(parameters, settings),
     )
-    found = list_checkpoints(settings.run.checkpoints, stage.name)
+    found = list_checkpoints(settings.run.checkpoints, settings.stage.name)
     if found:
         load_checkpoint(found[-1][1], state, settings.facts)
-        logger.info("stage %s continues at step %d", stage.name, state.step)
+        logger.info("stage %s continues at step %d", settings.stage.name, state.step)
     return state
+
+
+def _optimizer(parameters: Sequence[torch.nn.Parameter], settings: StageRun) -> Any:
+    """Return AdamW, with moments in 8 bits where the memory plan says so."""
+    values: dict[str, Any] = {
+        "lr": settings.stage.learning_rate,
+        "weight_decay": settings.stage.weight_decay,
+    }
+    if not settings.eight_bit:
+        return torch.optim.AdamW(parameters, **values)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise MissingExtraError(
+            "8-bit AdamW needs the package bitsandbytes", do="run pip install 'v2ir[memory]'"
+        ) from error
+    return AdamW8bit(parameters, **values)
 
 
 def _step(
     objective: Objective,
     state: TrainingState,
-    stage: Stage,
+    settings: StageRun,
     step: int,
     batches: Iterator[Any],
 ) -> float:
     """Run one optimiser step over its accumulated forward passes; return the loss."""
+    stage, team = settings.stage, settings.team
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(stage, step)
     total = 0.0
     for batch in itertools.islice(batches, stage.accumulation):
-        loss = objective.loss(batch) / stage.accumulation
+        with team.precision(settings.bfloat16):
+            loss = objective.loss(on_device(batch, team.device)) / stage.accumulation
         loss.backward()
         total += float(loss.detach())
     parameters = [p for module in state.modules.values() for p in module.parameters()]
+    team.mean_gradients(parameters)
     torch.nn.utils.clip_grad_norm_(parameters, stage.clip_norm)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
@@ -160,11 +178,11 @@ def _batches(
     objective: Objective, scenes: Sequence[TrainingScene], settings: StageRun, start: int
 ) -> Iterator[Any]:
     """Yield the batches from step `start` on, the next one composed in a thread."""
-    stage = settings.stage
+    stage, team = settings.stage, settings.team
     deck = Deck([item.scene.style for item in scenes], stage.balance, settings.seed)
 
     def compose(index: int) -> Any:
-        first = index * stage.batch_size
+        first = (index * team.size + team.rank) * stage.batch_size
         chosen = [scenes[place] for place in deck.draw(first, stage.batch_size)]
         draws = [
             Draw(first + place, np.random.default_rng([*settings.seed, first + place, 1]))

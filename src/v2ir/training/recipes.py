@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,14 @@ def _mini() -> Recipe:
         stages=(
             _autoencoder(steps=2000, decay_steps=2000),
             Stage(
-                name="infrared", scenes="infrared", conditions=(), prompt=INFRARED_PROMPT,
+                name="infrared", phase=1, scenes="infrared", conditions=(), prompt=INFRARED_PROMPT,
                 steps=300, variants=1, drop=0.0, noise_shift=3.0, **small,
             ),
-            Stage(name="pairs", steps=500, **pairs),
-            Stage(name="style", steps=2400, decay_steps=4000, **street),
+            Stage(name="pairs", phase=2, steps=500, **pairs),
+            Stage(name="style", phase=3, steps=2400, decay_steps=4000, **street),
             # The decoder learns the style's edges and grain with a discriminator's help.
             Stage(
-                name="sharpen", steps=1000, decay_steps=1000, adversarial=0.2, features=5.0,
+                name="sharpen", phase=3, steps=1000, decay_steps=1000, adversarial=0.2, features=5.0,
                 **{**street, "trains": ("unet", "text_encoder", "decoder"), "learning_rate": 2e-4},
             ),
         ),
@@ -75,6 +76,77 @@ def _mini() -> Recipe:
     )  # fmt: skip
 
 
+def _diffv2ir(crop: int) -> Recipe:
+    """Return the three phases of DiffV2IR, to start from Stable Diffusion 1.5 widened to 12.
+
+    Source: DiffV2IR, Sec. 3.3 and its released code: crop 256 out of 256 to 288 px, AdamW
+    with 1e-4, batch 32 x 8, averaged weights 0.9999, about 100 epochs of 66,023 pairs in
+    phase 2. The rank of phase 1's adapters and its length are not stated; both are ours.
+    """
+    published: dict[str, Any] = {
+        "batch_size": 32, "accumulation": 8, "learning_rate": 1e-4, "average_decay": 0.9999,
+        "crop": crop, "scales": (1.0, 1.125), "sample_every": 500, "checkpoint_every": 500,
+    }  # fmt: skip
+    return Recipe(
+        name=f"diffv2ir-{crop}",
+        architecture="sd15",
+        stages=(
+            Stage(
+                name="infrared", phase=1, scenes="infrared", conditions=(), prompt=INFRARED_PROMPT,
+                drop=0.0, drop_style=0.0, steps=2_500, lora_rank=64, **published,
+            ),
+            Stage(name="pairs", phase=2, steps=25_000, **published),
+            Stage(name="style", phase=3, steps=2_500, **published),
+        ),
+        card={
+            "captioner": "blip-base", "segmenter": "sam-vit-h", "resolution": 512, "multiple": 64,
+        },
+    )  # fmt: skip
+
+
+def _camera_lora() -> Recipe:
+    """Return the light way to fit a camera: an adapter, from about 100 pairs."""
+    return Recipe(
+        name="camera-lora",
+        architecture="sd15",
+        stages=(
+            Stage(
+                name="style", phase=3, steps=1_000, learning_rate=1e-4, warmup_steps=50, decay_steps=1_000,
+                batch_size=8, lora_rank=32, average_decay=0.99, sample_every=250,
+            ),
+        ),
+    )  # fmt: skip
+
+
+def ablations(recipe: Recipe) -> dict[str, Recipe]:
+    """Return the rows of DiffV2IR's Table 3 for a recipe of three phases.
+
+    First every combination of phases that has pairs to learn from, then the conditions:
+    without the map, without the caption, and with neither.
+    """
+    rows = {}
+    for kept in ((2,), (3,), (1, 2), (1, 3), (2, 3)):
+        stages = tuple(stage for stage in recipe.stages if stage.phase in (0, *kept))
+        name = f"{recipe.name}-phases-{''.join(map(str, kept))}"
+        rows[name] = recipe.model_copy(update={"name": name, "stages": stages})
+    for label, gone_conditions in (
+        ("map", {"segmentation"}),
+        ("caption", {"text"}),
+        ("understanding", {"segmentation", "text"}),
+    ):
+        name = f"{recipe.name}-without-{label}"
+        stages = tuple(
+            stage.model_copy(
+                update={
+                    "conditions": tuple(c for c in stage.conditions if c not in gone_conditions)
+                }
+            )
+            for stage in recipe.stages
+        )
+        rows[name] = recipe.model_copy(update={"name": name, "stages": stages})
+    return rows
+
+
 def _camera() -> Recipe:
     """Return phase 3 alone: the look of one camera from a small set, `--from` a model."""
     return Recipe(
@@ -82,7 +154,7 @@ def _camera() -> Recipe:
         architecture="mini",
         stages=(
             Stage(
-                name="style", trains=("unet", "text_encoder"), steps=400, learning_rate=2e-4,
+                name="style", phase=3, trains=("unet", "text_encoder"), steps=400, learning_rate=2e-4,
                 warmup_steps=20, decay_steps=400, noise_shift=4.0, average_decay=0.99,
                 scales=(1.0, 1.5), sample_every=100, checkpoint_every=50,
             ),
@@ -102,11 +174,11 @@ def _tiny() -> Recipe:
         stages=(
             _autoencoder(steps=6, batch_size=2, crop=32, checkpoint_every=2),
             Stage(
-                name="infrared", scenes="infrared", conditions=(), prompt=INFRARED_PROMPT,
+                name="infrared", phase=1, scenes="infrared", conditions=(), prompt=INFRARED_PROMPT,
                 drop=0.0, **small,
             ),
-            Stage(name="pairs", sample_every=3, **small),
-            Stage(name="style", **small),
+            Stage(name="pairs", phase=2, sample_every=3, **small),
+            Stage(name="style", phase=3, **small),
         ),
         card={
             **_ANNOTATORS, "resolution": 64, "multiple": 16, "solver": "dpmpp", "steps": 2,
@@ -115,7 +187,15 @@ def _tiny() -> Recipe:
     )  # fmt: skip
 
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (_mini(), _camera(), _tiny())}
+_ALONE = (_mini(), _camera(), _camera_lora(), _tiny(), _diffv2ir(256), _diffv2ir(512))
+RECIPES: dict[str, Recipe] = {
+    **{recipe.name: recipe for recipe in _ALONE},
+    "diffv2ir": _diffv2ir(256),
+    **ablations(_diffv2ir(256)),
+    **ablations(_mini()),
+    **ablations(_tiny()),
+}
+"""`diffv2ir` is `diffv2ir-256`, as published; rows of the paper's Table 3 by their names."""
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:

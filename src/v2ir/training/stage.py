@@ -16,6 +16,9 @@ class Stage(BaseModel):
 
     Attributes:
         name: Name of the stage; the model that it ends with is saved under it.
+        phase: Phase of DiffV2IR's progressive learning (Sec. 3.3) that the stage is a part
+            of: 1 learns what infrared looks like, 2 translates, 3 takes on a camera's look;
+            0 comes before them.
         objective: Row of `v2ir.training.OBJECTIVES`: what the stage minimises.
         scenes: `infrared` takes every scene with an infrared image, `pairs` those that
             have a visible one too.
@@ -38,6 +41,9 @@ class Stage(BaseModel):
         noise_shift: 1 draws all timesteps alike; s draws u = s v / (1 + (s - 1) v) of them
             for uniform v, so that more samples are noisy ones, in which the network must
             translate and not just denoise. Source: Esser et al. 2024, Eq. 23.
+        lora_rank: Rank of the adapters that the UNet trains in place of its own weights,
+            merged into them at the stage's end; 0 trains the weights themselves.
+        lora_alpha: Scale of the adapters; None is the rank.
         end_to_end: Share of each batch that the objective `end_to_end` takes to pictures.
         hot: Further weight of hot pixels in a picture's loss.
         structure: Weight of 1 - SSIM in a picture's loss.
@@ -62,6 +68,7 @@ class Stage(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
+    phase: int = Field(default=0, ge=0, le=3)
     objective: str = "denoising"
     scenes: Literal["infrared", "pairs"] = "pairs"
     styles: tuple[str, ...] = ()
@@ -79,6 +86,8 @@ class Stage(BaseModel):
     weight_decay: float = 1e-2
     clip_norm: float = 1.0
     noise_shift: float = Field(default=1.0, ge=1.0)
+    lora_rank: int = Field(default=0, ge=0)
+    lora_alpha: float | None = Field(default=None, gt=0.0)
     end_to_end: float = Field(default=0.5, gt=0.0, le=1.0)
     hot: float = Field(default=0.0, ge=0.0)
     structure: float = Field(default=0.0, ge=0.0)

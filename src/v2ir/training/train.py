@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib.util
 import logging
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,23 @@ import numpy as np
 import torch
 
 from v2ir.errors import UnknownNameError
-from v2ir.model import Model, ModelCard, add_styles, architecture, build_model
-from v2ir.model.folder import load_model
+from v2ir.model import Model
+from v2ir.model.folder import find_model, load_part
+from v2ir.model.networks import encode_mode
 from v2ir.records import Progress, no_progress
 from v2ir.training.average import averaged
 from v2ir.training.cache import Caches, LatentCache, TextCache, weights_hash
 from v2ir.training.loop import StageRun, train_stage
+from v2ir.training.lora import widen_weights
+from v2ir.training.memory import GIGABYTE, MemoryPlan, choose_plan, footprint, peak_memory
 from v2ir.training.objectives import OBJECTIVES
 from v2ir.training.preview import preview
+from v2ir.training.resting import Resting
 from v2ir.training.run import Run
 from v2ir.training.scenes import TrainingScene, scenes_of, training_scenes
 from v2ir.training.stage import Recipe, Stage
+from v2ir.training.start import model_before
+from v2ir.training.team import Team
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +45,8 @@ class TrainSettings:
         stages: Names of the stages to run; empty runs all that are not finished.
         start_from: Model folder or name to start from instead of random weights.
         cache_dir: Folder of the latent cache; by default a hidden one in the data set.
+        memory: Memory of the device in bytes that every stage is made to fit; None takes
+            the stages as they are.
     """
 
     data_dir: Path
@@ -45,6 +54,19 @@ class TrainSettings:
     stages: tuple[str, ...] = ()
     start_from: str | None = None
     cache_dir: Path | None = None
+    memory: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What the stages of one call share."""
+
+    run: Run
+    team: Team
+    scenes: Sequence[TrainingScene]
+    cache_dir: Path
+    memory: int | None
+    bar: Callable[[str], Progress]
 
 
 def train(
@@ -53,6 +75,9 @@ def train(
     progress: Callable[[str], Progress] = lambda stage: no_progress,
 ) -> Path:
     """Run the stages of a recipe; the same call continues an interrupted run.
+
+    Started by `torchrun` or `accelerate launch`, all processes train together; a stage's
+    batch size is that of each process.
 
     Args:
         recipe: The recipe.
@@ -65,20 +90,29 @@ def train(
     Raises:
         RunError: If the run folder belongs to another recipe.
         DataError: If the data set does not have what a stage needs.
+        InputError: If a stage does not fit the memory.
         UnknownNameError: If a stage is asked for that the recipe does not have.
     """
     # Gradients of saturated units underflow; on CPUs denormal numbers are many times slower.
     torch.set_flush_denormal(True)
     wanted = _chosen(recipe, settings.stages)
-    run = Run(settings.run_dir)
-    run.open(recipe)
-    scenes = training_scenes(settings.data_dir)
+    run, team = Run(settings.run_dir), Team()
+    if team.is_lead:
+        run.open(recipe)
+    team.wait()
+    work = _Work(
+        run,
+        team,
+        training_scenes(settings.data_dir),
+        settings.cache_dir or settings.data_dir / ".cache",
+        settings.memory,
+        progress if team.is_lead else lambda stage: no_progress,
+    )
     previous: Path | None = None
-    with run.events():
+    with run.events() if team.is_lead else contextlib.nullcontext():
         for place, stage in enumerate(recipe.stages):
             if stage.name in wanted and not run.is_finished(stage.name):
-                model = _model_before(stage, recipe, settings, scenes, previous)
-                _run_stage(stage, place, recipe, settings, scenes, model, progress(stage.name))
+                _run_stage(stage, place, recipe, work, previous or settings.start_from)
             if run.is_finished(stage.name):
                 previous = run.model(stage.name)
     return previous or run.model(recipe.stages[-1].name)
@@ -92,115 +126,94 @@ def _chosen(recipe: Recipe, names: Sequence[str]) -> set[str]:
     return set(names or known)
 
 
-def _model_before(
-    stage: Stage,
-    recipe: Recipe,
-    settings: TrainSettings,
-    scenes: Sequence[TrainingScene],
-    previous: Path | None,
-) -> Model:
-    """Return the model that a stage starts from: the averaged weights of the last one.
-
-    It is always read from its folder, so that a run in one go and a continued one start
-    a stage from the same numbers.
-    """
-    start = previous or settings.start_from
-    if start is None:
-        every = {item.scene.style for item in scenes if item.scene.style}
-        return _fresh(recipe, sorted(every), scenes)
-    styles = {item.scene.style for item in scenes_of(stage, scenes) if item.scene.style}
-    return _with_styles(load_model(start), sorted(styles))
-
-
-def _fresh(recipe: Recipe, styles: Sequence[str], scenes: Sequence[TrainingScene]) -> Model:
-    """Build the recipe's model with random weights and a vocabulary for its prompts."""
-    card = ModelCard(name=recipe.name, channels=1, **recipe.card)
-    texts = [card.prompt_template, card.prompt_without_caption, *styles]
-    texts += [stage.prompt for stage in recipe.stages if stage.prompt]
-    texts += [caption for item in scenes for caption in item.captions]
-    return build_model(
-        architecture(recipe.architecture),
-        name=recipe.name,
-        seed=recipe.seed,
-        styles=styles,
-        words=sorted(_words(texts) | _annotator_words(card.captioner)),
-        **recipe.card,
-    )
-
-
-def _words(texts: Iterable[str]) -> set[str]:
-    return {word for text in texts for word in re.findall(r"[a-z0-9]+", text.lower())}
-
-
-def _annotator_words(captioner: str | None) -> set[str]:
-    """Return the closed vocabulary of a captioner that has one."""
-    from v2ir.annotation import make_captioner
-
-    if captioner is None:
-        return set()
-    vocabulary = getattr(make_captioner(captioner), "vocabulary", None)
-    return _words(vocabulary()) if vocabulary else set()
-
-
-def _with_styles(model: Model, styles: Sequence[str]) -> Model:
-    """Return the model with embedding rows for styles that it does not know yet."""
-    new = [style for style in styles if style not in model.card.styles]
-    if not new or not model.unet.config.num_class_embeds:
-        return model
-    known = (*model.card.styles, *new)
-    return dataclasses.replace(
-        model,
-        unet=add_styles(model.unet, len(known)),
-        card=model.card.model_copy(update={"styles": known}),
-    )
-
-
 def _run_stage(
-    stage: Stage,
-    place: int,
-    recipe: Recipe,
-    settings: TrainSettings,
-    scenes: Sequence[TrainingScene],
-    model: Model,
-    progress: Progress,
+    stage: Stage, place: int, recipe: Recipe, work: _Work, start: str | Path | None
 ) -> None:
-    run = Run(settings.run_dir)
-    chosen = scenes_of(stage, scenes)
-    logger.info("stage %s: %d scenes, %d steps", stage.name, len(chosen), stage.steps)
-    for module in (model.unet, model.autoencoder):
-        torch.nn.Module.to(module, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    caches = _caches(model, settings.cache_dir or settings.data_dir / ".cache")
+    """Train one stage and save the model that it ends with."""
+    run, team, scenes = work.run, work.team, scenes_of(stage, work.scenes)
+    model = model_before(stage, recipe, work.scenes, start).to(team.device)
+    plan = _plan(model, stage, work)
+    if plan:
+        stage = plan.applied(stage)
+    logger.info("stage %s: %d scenes, %d steps", stage.name, len(scenes), stage.steps)
+    progress = work.bar(stage.name)
+    _prepare_networks(model, plan)
+    caches = _caches(model, work.cache_dir)
     objective = OBJECTIVES[stage.objective](model, stage, caches)
-    sample = None
-    if "unet" in stage.trains:
-        sample = _previewer(run, stage, model, chosen)
-    facts = {"recipe": recipe.name, "seed": recipe.seed, "stage": stage.model_dump(mode="json")}
-    objective.prepare(chosen, progress)
-    state = train_stage(
-        objective,
-        chosen,
-        StageRun(stage, (recipe.seed, place), run, facts, sample),
-        progress,
+    objective.prepare(scenes[team.rank :: team.size], progress)
+    team.wait()
+    resting = Resting(model, objective.needs, start, team.device)
+    sample = _previewer(run, stage, model, scenes, resting) if _shows(stage, team) else None
+    settings = StageRun(
+        stage,
+        (recipe.seed, place),
+        run,
+        _facts(recipe, stage, team),
+        team,
+        sample,
+        eight_bit=bool(plan and plan.eight_bit),
+        averages_on="cpu" if plan and plan.averages_on_cpu else None,
+        bfloat16=bool(plan and plan.half_frozen),
     )
+    resting.unload()
+    state = train_stage(objective, scenes, settings, progress)
+    if plan:
+        logger.info("measured peak: %.1f GB", peak_memory(team.device) / GIGABYTE)
+    resting.load()
+    if plan and plan.half_frozen:
+        _widen(model, start)
     with averaged(state.averages, state.modules):
-        _rest(state.modules.values())
-        objective.finish(chosen)
-        _save(objective.model, recipe, stage, run)
+        for module in state.modules.values():
+            module.eval().requires_grad_(False)
+        objective.finish(scenes)
+        if team.is_lead:
+            _save(objective.model, recipe, stage, run)
         if sample:
             sample(None)
+    team.wait()
 
 
-def _rest(modules: Iterable[torch.nn.Module]) -> None:
-    for module in modules:
-        module.eval().requires_grad_(False)
+def _plan(model: Model, stage: Stage, work: _Work) -> MemoryPlan | None:
+    if work.memory is None or stage.objective == "reconstruction":
+        return None
+    autocast = not isinstance(work.team.precision(), contextlib.nullcontext)
+    found = footprint(model, stage, autocast)
+    eight_bit = importlib.util.find_spec("bitsandbytes") is not None
+    plan = choose_plan(found, stage, work.memory, eight_bit=eight_bit)
+    logger.info("stage %s in %.0f GB: %s", stage.name, work.memory / GIGABYTE, plan.describe())
+    return plan
+
+
+def _prepare_networks(model: Model, plan: MemoryPlan | None) -> None:
+    for module in (model.unet, model.autoencoder):
+        torch.nn.Module.to(module, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if plan and plan.checkpointing:
+        model.unet.enable_gradient_checkpointing()
+    if plan and plan.half_frozen:
+        torch.nn.Module.to(model.unet, torch.bfloat16)
+
+
+def _widen(model: Model, start: str | Path | None) -> None:
+    if start is None:
+        model.unet.float()
+    else:
+        widen_weights(model.unet, load_part(find_model(start), "unet"))
+
+
+def _shows(stage: Stage, team: Team) -> bool:
+    return "unet" in stage.trains and team.is_lead
+
+
+def _facts(recipe: Recipe, stage: Stage, team: Team) -> dict[str, Any]:
+    """Return what a checkpoint must agree with to be continued."""
+    facts = {"recipe": recipe.name, "seed": recipe.seed, "stage": stage.model_dump(mode="json")}
+    return {**facts, "processes": team.size}
 
 
 def _caches(model: Model, folder: Path) -> Caches:
-    from v2ir.model.networks import encode_mode
-
     def encode(images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return encode_mode(model.autoencoder, images)
+            return encode_mode(model.autoencoder, images.to(model.device))
 
     # The decoder may be trained further without making the latents stale.
     encoder_hash = weights_hash(model.autoencoder, without=("decoder", "post_quant_conv"))
@@ -214,7 +227,9 @@ def _caches(model: Model, folder: Path) -> Caches:
     )
 
 
-def _previewer(run: Run, stage: Stage, model: Model, scenes: Sequence[TrainingScene]) -> Any:
+def _previewer(
+    run: Run, stage: Stage, model: Model, scenes: Sequence[TrainingScene], resting: Resting
+) -> Any:
     generator = np.random.default_rng(0)
     shown = [scenes[index] for index in generator.permutation(len(scenes))[:4]]
 
@@ -223,7 +238,7 @@ def _previewer(run: Run, stage: Stage, model: Model, scenes: Sequence[TrainingSc
         if state is None:
             preview(model, shown, stage, path)
             return
-        with averaged(state.averages, state.modules):
+        with resting.awake(), averaged(state.averages, state.modules):
             model.forget_prompts()
             preview(model, shown, stage, path)
         model.forget_prompts()

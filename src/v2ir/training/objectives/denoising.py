@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from v2ir.model import Conditions, Model, NetworkDenoiser, denoising_loss
 from v2ir.records import Progress
 from v2ir.training.cache import Caches, draw_window
 from v2ir.training.drops import draw_drops
+from v2ir.training.lora import attach_lora, merge_lora
 from v2ir.training.objectives.objective import Draw, part_hash, read_part
 from v2ir.training.scenes import TrainingScene
 from v2ir.training.stage import Stage
@@ -50,9 +51,13 @@ class Denoising:
         self.model = model
         self.stage = stage
         self.caches = caches
+        self.needs = frozenset({"unet", "text_encoder"} & {"unet", *stage.trains})
         self.modules: dict[str, nn.Module] = {
             part: getattr(model, part) for part in ("unet", "text_encoder") if part in stage.trains
         }
+        if stage.lora_rank:
+            alpha = stage.lora_alpha or stage.lora_rank
+            self.modules["unet"] = attach_lora(model.unet, stage.lora_rank, alpha)
         self.schedule = model.schedule
 
     def batch(self, scenes: Sequence[TrainingScene], draws: Sequence[Draw]) -> DenoisingBatch:
@@ -101,6 +106,17 @@ class Denoising:
                 for part in self._parts(item):
                     self.caches.latents.ensure(*self._entry(item, part, variant))
             progress(done, len(unique))
+        if "text_encoder" not in self.modules:
+            self.caches.text.get(sorted({"", *self._all_prompts(unique)}))
+
+    def _all_prompts(self, scenes: Sequence[TrainingScene]) -> Iterator[str]:
+        """Yield every prompt that a sample may get."""
+        if self.stage.prompt is not None:
+            yield self.stage.prompt
+            return
+        yield self.model.card.prompt(None)
+        for item in scenes:
+            yield from map(self.model.card.prompt, item.captions)
 
     def _variants(self, item: TrainingScene) -> list[Variant]:
         stage, factor = self.stage, self.model.card.factor
@@ -167,7 +183,7 @@ class Denoising:
             ids = self.model.token_ids(batch.prompts).to(self.model.text_encoder.device)
             text = self.model.text_encoder(ids).last_hidden_state
         else:
-            text = self.caches.text.get(batch.prompts)
+            text = self.caches.text.get(batch.prompts).to(batch.clean.device)
         return Conditions(
             visible=batch.visible,
             segmentation=batch.segmentation,
@@ -176,7 +192,9 @@ class Denoising:
         )
 
     def finish(self, scenes: Sequence[TrainingScene]) -> None:
-        """Forget the embeddings that an earlier text encoder made."""
+        """Merge adapters; forget the embeddings that an earlier text encoder made."""
+        if self.stage.lora_rank:
+            self.model.unet = merge_lora(self.model.unet)
         self.model.forget_prompts()
 
 

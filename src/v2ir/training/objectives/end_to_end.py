@@ -71,6 +71,7 @@ class EndToEnd(Denoising):
                 got=f"a signal of {last**0.5:.3f} at the last timestep",
                 do="use an architecture with rescale_betas_zero_snr, such as mini",
             )
+        self.needs |= {"autoencoder"}
         if "decoder" in stage.trains:
             self.modules["decoder"] = model.autoencoder.decoder
         self.discriminator: PatchDiscriminator | None = None

@@ -39,10 +39,12 @@ class Objective(Protocol):
     Attributes:
         model: The model in training.
         modules: The networks whose weights change, by part.
+        needs: Names of the parts of the model that the loss uses.
     """
 
     model: Model
     modules: dict[str, nn.Module]
+    needs: frozenset[str]
 
     def batch(self, scenes: Sequence[TrainingScene], draws: Sequence[Draw]) -> Any:
         """Read and compose a batch, noise and timesteps included; all draws are made here."""

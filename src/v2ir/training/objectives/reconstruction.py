@@ -33,6 +33,8 @@ class Reconstruction:
     CHANCES = (0.6, 0.3, 0.1)
     LATENT_NOISE = 0.05
 
+    needs = frozenset({"autoencoder"})
+
     def __init__(self, model: Model, stage: Stage, caches: Caches | None = None) -> None:
         self.model = model
         self.stage = stage
@@ -64,7 +66,8 @@ class Reconstruction:
         """Return the reconstruction loss of a batch."""
         images, noise = batch
         latents = encode_mode(self.model.autoencoder, images)
-        latents = latents + self.LATENT_NOISE * latents.detach().std() * noise.to(latents)
+        spread = latents.detach().std(dim=(1, 2, 3), keepdim=True)
+        latents = latents + self.LATENT_NOISE * spread * noise.to(latents)
         decoded = self.model.autoencoder.decode(latents).sample.float()
         return F.l1_loss(decoded, images) + 0.5 * edge_l1(decoded, images)
 

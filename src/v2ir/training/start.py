@@ -1,0 +1,71 @@
+"""The model that a stage starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from v2ir.model import Model, ModelCard, add_styles, architecture, build_model
+from v2ir.model.folder import load_model
+from v2ir.training.scenes import TrainingScene, scenes_of
+from v2ir.training.stage import Recipe, Stage
+
+
+def model_before(
+    stage: Stage, recipe: Recipe, scenes: Sequence[TrainingScene], start: str | Path | None
+) -> Model:
+    """Return the model that a stage starts from: the averaged weights of the last one.
+
+    It is always read from its folder, so that a run in one go and a continued one start
+    a stage from the same numbers. Without a folder the weights are random.
+    """
+    if start is None:
+        every = {item.scene.style for item in scenes if item.scene.style}
+        return _fresh(recipe, sorted(every), scenes)
+    styles = {item.scene.style for item in scenes_of(stage, scenes) if item.scene.style}
+    return _with_styles(load_model(start), sorted(styles))
+
+
+def _fresh(recipe: Recipe, styles: Sequence[str], scenes: Sequence[TrainingScene]) -> Model:
+    """Build the recipe's model with random weights and a vocabulary for its prompts."""
+    card = ModelCard(name=recipe.name, channels=1, **recipe.card)
+    texts = [card.prompt_template, card.prompt_without_caption, *styles]
+    texts += [stage.prompt for stage in recipe.stages if stage.prompt]
+    texts += [caption for item in scenes for caption in item.captions]
+    return build_model(
+        architecture(recipe.architecture),
+        name=recipe.name,
+        seed=recipe.seed,
+        styles=styles,
+        words=sorted(_words(texts) | _annotator_words(card.captioner)),
+        **recipe.card,
+    )
+
+
+def _words(texts: Iterable[str]) -> set[str]:
+    return {word for text in texts for word in re.findall(r"[a-z0-9]+", text.lower())}
+
+
+def _annotator_words(captioner: str | None) -> set[str]:
+    """Return the closed vocabulary of a captioner that has one."""
+    from v2ir.annotation import make_captioner
+
+    if captioner is None:
+        return set()
+    vocabulary = getattr(make_captioner(captioner), "vocabulary", None)
+    return _words(vocabulary()) if vocabulary else set()
+
+
+def _with_styles(model: Model, styles: Sequence[str]) -> Model:
+    """Return the model with embedding rows for styles that it does not know yet."""
+    new = [style for style in styles if style not in model.card.styles]
+    if not new or not model.unet.config.num_class_embeds:
+        return model
+    known = (*model.card.styles, *new)
+    return dataclasses.replace(
+        model,
+        unet=add_styles(model.unet, len(known)),
+        card=model.card.model_copy(update={"styles": known}),
+    )

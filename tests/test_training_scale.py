@@ -1,0 +1,264 @@
+"""Training at full size: adapters, memory plans, several processes, parts out of memory."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from v2ir.annotation import annotate
+from v2ir.cli.train import read_size
+from v2ir.data import index
+from v2ir.errors import InputError
+from v2ir.files import read_jsonl
+from v2ir.model import architecture, build_model, load_model
+from v2ir.model.networks import build_unet
+from v2ir.training import RECIPES, Stage, TrainSettings, train
+from v2ir.training.lora import attach_lora, merge_lora, widen_weights
+from v2ir.training.memory import GIGABYTE, MemoryPlan, choose_plan, footprint
+from v2ir.training.recipes import ablations
+
+
+@pytest.fixture
+def data(make_pairs):
+    root = make_pairs(6)
+    index(root, style=lambda name: "street")
+    annotate(root)
+    path = root / "scenes.jsonl"
+    rows = [{**row, "split": "train"} for row in read_jsonl(path)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+def unet_inputs(unet, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "sample": torch.randn(2, unet.config.in_channels, 8, 8, generator=generator),
+        "timestep": torch.tensor([10, 500]),
+        "encoder_hidden_states": torch.randn(
+            2, 24, unet.config.cross_attention_dim, generator=generator
+        ),
+    }
+
+
+@pytest.fixture
+def unet():
+    torch.manual_seed(0)
+    return build_unet(architecture("tiny").unet).eval()
+
+
+def trained_adapter(unet):
+    adapter = attach_lora(unet, rank=4, alpha=8.0)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.3)
+    return adapter
+
+
+def test_a_fresh_adapter_changes_nothing_and_a_merged_one_everything(unet):
+    inputs = unet_inputs(unet)
+    names = set(unet.state_dict())
+    before = unet(**inputs).sample
+    adapter = attach_lora(unet, rank=4, alpha=8.0)
+    assert torch.equal(unet(**inputs).sample, before)
+    assert not any(p.requires_grad for n, p in unet.named_parameters() if "lora" not in n)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.3)
+    adapted = unet(**inputs).sample
+    assert (adapted - before).abs().max() > 1e-3
+    merged = merge_lora(unet)
+    torch.testing.assert_close(merged(**inputs).sample, adapted, rtol=1e-4, atol=1e-5)
+    assert set(merged.state_dict()) == names
+
+
+def test_an_adapter_on_rounded_weights_is_merged_into_the_original_ones(unet, tmp_path):
+    unet.save_pretrained(tmp_path / "unet")
+    original = type(unet).from_pretrained(tmp_path / "unet")
+    unet.to(torch.bfloat16)
+    adapter = trained_adapter(unet)
+    assert {p.dtype for p in adapter.parameters()} == {torch.float32}
+    copy_of_original = copy.deepcopy(original)
+    widen_weights(unet, original)
+    merged = merge_lora(unet)
+    reference = attach_like(copy_of_original, adapter)
+    inputs = unet_inputs(merged)
+    wanted = reference(**inputs).sample
+    torch.testing.assert_close(merged(**inputs).sample, wanted, rtol=1e-3, atol=1e-4)
+    rounded = reference.to(torch.bfloat16).float()(**inputs).sample
+    assert (rounded - wanted).abs().max() > 2e-3, "rounding would have shown"
+
+
+def attach_like(network, adapter):
+    twin = attach_lora(network, rank=4, alpha=8.0)
+    twin.load_state_dict(adapter.state_dict())
+    return network
+
+
+def lora_recipe(steps=4, **changes):
+    tiny = RECIPES["tiny"]
+    last = tiny.stages[-1].model_copy(
+        update={"lora_rank": 4, "trains": ("unet",), "steps": steps, **changes}
+    )
+    first = tiny.stages[0].model_copy(update={"steps": 2})
+    return tiny.model_copy(update={"stages": (first, last)})
+
+
+def test_a_stage_with_an_adapter_ends_with_a_plain_model(data, tmp_path):
+    recipe = lora_recipe(learning_rate=1e-2)
+    folder = train(recipe, TrainSettings(data, tmp_path / "run"))
+    before, after = load_model(tmp_path / "run" / "models" / "autoencoder"), load_model(folder)
+    changed = {
+        name
+        for name, value in after.unet.state_dict().items()
+        if not torch.equal(value, before.unet.state_dict()[name])
+    }
+    assert changed
+    assert all(".to_" in name for name in changed)
+    files = list((tmp_path / "run" / "checkpoints").glob("style-*.safetensors"))
+    weights = after.unet.num_parameters() * 4
+    assert all(file.stat().st_size < weights for file in files), "adapters alone are kept"
+
+
+def test_parts_that_rest_are_out_of_memory_and_come_back(data, tmp_path, monkeypatch):
+    module = importlib.import_module("v2ir.training.train")
+    seen = []
+    train_stage = module.train_stage
+
+    def spy(objective, *arguments):
+        seen.append((objective.model.autoencoder, objective.model.text_encoder))
+        return train_stage(objective, *arguments)
+
+    monkeypatch.setattr(module, "train_stage", spy)
+    folder = train(lora_recipe(sample_every=2), TrainSettings(data, tmp_path / "run"))
+    assert seen[0][0] is not None
+    assert seen[1] == (None, None)
+    assert (folder / "vae" / "diffusion_pytorch_model.safetensors").is_file()
+    assert list((tmp_path / "run" / "samples").glob("style-*.png"))
+    load_model(folder)
+
+
+def full_size():
+    """Return the full-size model as shapes without memory."""
+    from types import SimpleNamespace
+
+    with torch.device("meta"):
+        unet = build_unet(architecture("sd15").unet)
+    small = torch.nn.Linear(1, 1)
+    card = SimpleNamespace(text_length=77, factor=8)
+    return SimpleNamespace(unet=unet, card=card, text_encoder=small, autoencoder=small)
+
+
+@pytest.mark.parametrize("budget", [12, 24, 48, 80])
+def test_a_plan_fits_its_budget_and_keeps_the_samples_of_a_step(budget):
+    stage = Stage(name="s", steps=1, batch_size=32, accumulation=8)
+    plan = choose_plan(footprint(full_size(), stage, autocast=True), stage, budget * GIGABYTE)
+    assert plan.estimate <= budget * GIGABYTE
+    assert plan.batch_size * plan.accumulation == 256
+    assert f"{plan.estimate / GIGABYTE:.1f} GB" in plan.describe()
+
+
+def test_more_memory_needs_fewer_savings():
+    stage = Stage(name="s", steps=1, batch_size=32, accumulation=8)
+    found = footprint(full_size(), stage, autocast=True)
+    plans = [choose_plan(found, stage, size * GIGABYTE) for size in (8, 12, 24, 48, 80)]
+    savings = [p.averages_on_cpu + p.eight_bit + p.checkpointing + bool(p.lora_rank) for p in plans]
+    assert savings == sorted(savings, reverse=True)
+    assert plans[0].lora_rank and plans[0].half_frozen
+    assert plans[-1] == MemoryPlan(32, 8, estimate=plans[-1].estimate)
+    with pytest.raises(InputError, match="does not fit 1 GB"):
+        choose_plan(found, stage, GIGABYTE)
+
+
+def test_recomputed_activations_are_fewer():
+    found = footprint(full_size(), Stage(name="s", steps=1), autocast=False)
+    assert found.trained == 859_544_004
+    assert 0 < found.recomputed < found.activations / 3
+
+
+def test_a_plan_is_carried_out(data, tmp_path, caplog):
+    """With too little memory for everything the stage trains an adapter, batch by batch."""
+    tiny = RECIPES["tiny"]
+    stages = (
+        tiny.stages[0].model_copy(update={"steps": 2}),
+        tiny.stages[-1].model_copy(update={"steps": 2, "batch_size": 4, "trains": ("unet",)}),
+    )
+    model = build_model(architecture("tiny"), name="x")
+    found = footprint(model, stages[1], autocast=False)
+    smallest = MemoryPlan(
+        1, 4, averages_on_cpu=True, checkpointing=True, half_frozen=True, lora_rank=2
+    )
+    stages = (stages[0], stages[1].model_copy(update={"lora_rank": 2}))
+    budget = int(found.peak(smallest) / 0.9) + 1000
+    recipe = tiny.model_copy(update={"stages": stages})
+    with caplog.at_level("INFO", logger="v2ir.training"):
+        folder = train(recipe, TrainSettings(data, tmp_path / "run", memory=budget))
+    assert "batch 1 x 4" in caplog.text and "bfloat16" in caplog.text
+    assert "measured peak" in caplog.text
+    before, after = load_model(tmp_path / "run" / "models" / "autoencoder"), load_model(folder)
+    for name, value in after.unet.state_dict().items():
+        if ".to_" not in name:
+            assert torch.equal(value, before.unet.state_dict()[name]), name
+
+
+def test_sizes_are_read():
+    assert read_size("24GB") == read_size("24") == 24 * GIGABYTE
+    assert read_size("0.5 gb") == GIGABYTE // 2
+    for wrong in ("much", "-3GB", "0GB", "24MB"):
+        with pytest.raises(InputError, match="size in gigabytes"):
+            read_size(wrong)
+
+
+def test_ablations_are_the_rows_of_table_3():
+    rows = ablations(RECIPES["diffv2ir"])
+    stages = {name: [stage.phase for stage in recipe.stages] for name, recipe in rows.items()}
+    assert stages["diffv2ir-256-phases-2"] == [2]
+    assert stages["diffv2ir-256-phases-13"] == [1, 3]
+    assert stages["diffv2ir-256-without-map"] == [1, 2, 3]
+    without = rows["diffv2ir-256-without-understanding"].stages[1]
+    assert without.conditions == ("visible",)
+    assert [s.phase for s in rows["diffv2ir-256-without-caption"].stages] == [1, 2, 3]
+    assert [s.name for s in ablations(RECIPES["mini"])["mini-phases-12"].stages] == [
+        "autoencoder", "infrared", "pairs",
+    ]  # fmt: skip
+
+
+def launch(processes, *arguments):
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    head = ["-m", "v2ir.cli"]
+    if processes > 1:
+        head = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        head += ["-m", "v2ir.cli"]
+    done = subprocess.run(
+        [sys.executable, *head, "train", *map(str, arguments)],
+        env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_processes_train_like_one_with_twice_the_batch(data, tmp_path):
+    losses, models = [], []
+    for processes, batch in ((1, 4), (2, 2)):
+        recipe = RECIPES["tiny"]
+        small = {"batch_size": batch, "steps": 10, "checkpoint_every": 10}
+        stages = (
+            recipe.stages[0].model_copy(update={**small, "steps": 10}),
+            recipe.stages[2].model_copy(update={**small, "sample_every": 0}),
+        )
+        path = tmp_path / f"{processes}.json"
+        path.write_text(recipe.model_copy(update={"stages": stages}).model_dump_json())
+        run = tmp_path / f"run-{processes}"
+        cache = tmp_path / f"cache-{processes}"
+        launch(processes, path, data, run, "--cache", cache)
+        losses.append([row["loss"] for row in read_jsonl(run / "log.jsonl")])
+        models.append(load_model(run / "models" / "pairs"))
+    assert len(losses[0]) == 2
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    for one, two in zip(models[0].unet.parameters(), models[1].unet.parameters(), strict=True):
+        torch.testing.assert_close(one, two, atol=1e-3, rtol=1e-2)
