@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,8 @@ def _mini() -> Recipe:
             Stage(name="style", phase=3, steps=2400, decay_steps=4000, **street),
             # The decoder learns the style's edges and grain with a discriminator's help.
             Stage(
-                name="sharpen", phase=3, steps=1000, decay_steps=1000, adversarial=0.2, features=5.0,
+                name="sharpen", phase=3, steps=1000, decay_steps=1000, adversarial=0.2,
+                features=5.0,
                 **{**street, "trains": ("unet", "text_encoder", "decoder"), "learning_rate": 2e-4},
             ),
         ),
@@ -111,8 +111,8 @@ def _camera_lora() -> Recipe:
         architecture="sd15",
         stages=(
             Stage(
-                name="style", phase=3, steps=1_000, learning_rate=1e-4, warmup_steps=50, decay_steps=1_000,
-                batch_size=8, lora_rank=32, average_decay=0.99, sample_every=250,
+                name="style", phase=3, steps=1_000, learning_rate=1e-4, warmup_steps=50,
+                decay_steps=1_000, batch_size=8, lora_rank=32, average_decay=0.99, sample_every=250,
             ),
         ),
     )  # fmt: skip
@@ -154,8 +154,8 @@ def _camera() -> Recipe:
         architecture="mini",
         stages=(
             Stage(
-                name="style", phase=3, trains=("unet", "text_encoder"), steps=400, learning_rate=2e-4,
-                warmup_steps=20, decay_steps=400, noise_shift=4.0, average_decay=0.99,
+                name="style", phase=3, trains=("unet", "text_encoder"), steps=400,
+                learning_rate=2e-4, warmup_steps=20, decay_steps=400, noise_shift=4.0, average_decay=0.99,
                 scales=(1.0, 1.5), sample_every=100, checkpoint_every=50,
             ),
         ),
