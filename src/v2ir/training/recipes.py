@@ -155,7 +155,8 @@ def _camera() -> Recipe:
         stages=(
             Stage(
                 name="style", phase=3, trains=("unet", "text_encoder"), steps=400,
-                learning_rate=2e-4, warmup_steps=20, decay_steps=400, noise_shift=4.0, average_decay=0.99,
+                learning_rate=2e-4, warmup_steps=20, decay_steps=400, noise_shift=4.0,
+                average_decay=0.99,
                 scales=(1.0, 1.5), sample_every=100, checkpoint_every=50,
             ),
         ),
