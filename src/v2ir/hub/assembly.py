@@ -88,7 +88,7 @@ def _fill(part: PartName, contents: Contents) -> Any:
     """Build one network and put the checkpoint's tensors into it."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        if part == "unet" and not contents.gaps(part):
+        if part == "unet" and not contents.gaps[part]:
             # Nothing of a new UNet would stay, so 860 million numbers need not be drawn.
             with torch.device("meta"):
                 network = make_network(part, contents.architecture)
@@ -97,7 +97,7 @@ def _fill(part: PartName, contents: Contents) -> Any:
     missing, unknown = network.load_state_dict(
         dict(contents.tensors[part]), strict=False, assign=True
     )
-    if set(missing) != contents.gaps(part) or unknown:
+    if set(missing) != set(contents.gaps[part]) or unknown:
         raise ModelError(f"the {part} was not filled", got=f"{missing[:5]}, {unknown[:5]}")
     if missing:
         _LOGGER.warning("%d tensors of the %s stay as new: %s", len(missing), part, missing)

@@ -56,15 +56,16 @@ def read(path: Path, settings: ReadSettings) -> Contents:
     found: dict[PartName, dict[str, Tensor]] = {}
     problems: list[Problem] = []
     used: set[str] = set()
-    for part in PARTS:
-        wanted = expected_shapes(part, architecture)
+    shapes = {part: expected_shapes(part, architecture) for part in PARTS}
+    for part, wanted in shapes.items():
         name_of = naming(part, architecture, averaged=weights == "averaged", wrapped=wrapped)
         found[part], wrong, taken = gather(
             wanted, tensors, name_of, keys.is_pointwise if part == "autoencoder" else _never
         )
         problems += wrong
         used |= taken
-    known = _known(tensors, architecture, used)
+    plain = naming("unet", architecture)
+    known = _known(tensors, {plain(key) for key in shapes["unet"]}, used)
     problems += unexpected(tensors, used | known)
     return Contents(
         layout="compvis",
@@ -72,6 +73,7 @@ def read(path: Path, settings: ReadSettings) -> Contents:
         weights=weights,
         architecture=architecture,
         tensors=found,
+        gaps={part: frozenset(shapes[part]) - set(found[part]) for part in PARTS},
         problems=tuple(problems),
         passed_over=len(known),
         card=card,
@@ -159,11 +161,17 @@ def naming(
     return name_of
 
 
-def _known(tensors: Collection[str], architecture: Architecture, used: Collection[str]) -> set[str]:
-    """Return the keys that are known and not taken: buffers, and the UNet's other weights."""
-    plain = naming("unet", architecture)
-    names = {plain(key) for key in expected_shapes("unet", architecture)}
-    both = names | {keys.averaged_key(name) for name in names if name}
+def _known(
+    tensors: Collection[str], names: Collection[str | None], used: Collection[str]
+) -> set[str]:
+    """Return the keys that are known and not taken: buffers, and the UNet's other weights.
+
+    Args:
+        tensors: Keys of the checkpoint.
+        names: Plain names of the UNet's weights.
+        used: Keys that were taken.
+    """
+    both = {*names, *(keys.averaged_key(name) for name in names if name)}
     return {
         key
         for key in tensors

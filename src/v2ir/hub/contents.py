@@ -83,6 +83,7 @@ class Contents:
         weights: Which UNet weights were taken.
         architecture: Configurations of the parts.
         tensors: For each part its tensors by the network's own names.
+        gaps: For each part the names of its tensors that the checkpoint does not give.
         problems: Keys that do not fit.
         passed_over: Number of keys that are known and hold no weight wanted here.
         card: The model card, where the checkpoint carries one.
@@ -94,6 +95,7 @@ class Contents:
     weights: Weights
     architecture: Architecture
     tensors: Mapping[PartName, Mapping[str, Tensor]]
+    gaps: Mapping[PartName, Collection[str]]
     problems: tuple[Problem, ...]
     passed_over: int = 0
     card: ModelCard | None = None
@@ -115,10 +117,6 @@ class Contents:
                 do="only text-to-image models, InstructPix2Pix's and DiffV2IR's can be read",
             )
         return number
-
-    def gaps(self, part: PartName) -> set[str]:
-        """Return the names of a network's tensors that the checkpoint does not give."""
-        return set(expected_shapes(part, self.architecture)) - set(self.tensors[part])
 
     def refuse(self, allow: Sequence[str]) -> None:
         """Refuse a checkpoint with keys that do not fit and are not allowed by name.

@@ -62,10 +62,13 @@ def read(path: Path, settings: ReadSettings) -> Contents:
         factor=_factor(configs["autoencoder"]),
     )
     found: dict[PartName, dict[str, Tensor]] = {}
+    gaps: dict[PartName, frozenset[str]] = {}
     problems: list[Problem] = []
     passed_over = 0
     for part in PARTS:
-        found[part], wrong, passed = _read_part(path / _FOLDERS[part], part, architecture)
+        wanted = expected_shapes(part, architecture)
+        found[part], wrong, passed = _read_part(path / _FOLDERS[part], part, wanted)
+        gaps[part] = frozenset(wanted) - set(found[part])
         problems += wrong
         passed_over += passed
     tokenizer = path / "tokenizer"
@@ -75,6 +78,7 @@ def read(path: Path, settings: ReadSettings) -> Contents:
         weights="plain",
         architecture=architecture,
         tensors=found,
+        gaps=gaps,
         problems=tuple(problems),
         passed_over=passed_over,
         card=_card(path),
@@ -120,10 +124,9 @@ def _card(path: Path) -> ModelCard | None:
 
 
 def _read_part(
-    folder: Path, part: PartName, architecture: Architecture
+    folder: Path, part: PartName, wanted: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, Tensor], list[Problem], int]:
     tensors = _weights(folder)
-    wanted = expected_shapes(part, architecture)
     found, problems, used = gather(wanted, tensors, _naming(part, tensors))
     buffers = {key for key in tensors if key.endswith("position_ids")}
     problems += unexpected(tensors, used | buffers)
@@ -187,9 +190,9 @@ def write_plain(model: Model, path: Path) -> None:
     index = read_json(path / INDEX_NAME)
     kind = pipeline_of(model)
     if kind is not None:
-        EulerAncestralDiscreteScheduler.from_config(model.scheduler.config).save_pretrained(
-            path / "scheduler"
-        )
+        # The pipelines warn unless the offset is 1, which evenly spaced steps do not use.
+        solver = EulerAncestralDiscreteScheduler.from_config(model.scheduler.config, steps_offset=1)
+        solver.save_pretrained(path / "scheduler")
         index |= {"_class_name": kind, "scheduler": ["diffusers", _ANCESTRAL]}
         absent = ("safety_checker", "feature_extractor", "image_encoder")
         index |= {name: [None, None] for name in absent}

@@ -11,6 +11,7 @@ import contextlib
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -133,7 +134,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _unpickle(path: Path) -> Any:
     names: list[Any] = [(stand_in, name) for name, stand_in in ALLOWED_CLASSES.items()]
     try:
-        with torch.serialization.safe_globals(names):
+        with torch.serialization.safe_globals(names), warnings.catch_warnings():
+            # The restricted reader refuses what it does not know, of any protocol.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
             return torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
@@ -153,7 +156,8 @@ def _unpickle(path: Path) -> Any:
 
 def _unreadable(path: Path, error: Exception) -> InputError:
     with contextlib.suppress(OSError):
-        head = path.open("rb").read(16)
+        with path.open("rb") as stream:
+            head = stream.read(16)
         if head.startswith((b"version https:", b"<!DOCTYPE", b"<html")):
             return InputError(
                 f"{path} is not a checkpoint",
