@@ -37,34 +37,49 @@ def _autoencoder(**changes: Any) -> Stage:
 
 
 def _mini() -> Recipe:
-    # Small batches: more updates for the same work. Most samples are noisy ones, because where
-    # heat is gets decided there.
     small: dict[str, Any] = {
-        "trains": ("unet", "text_encoder"), "batch_size": 8, "average_decay": 0.999,
-        "balance": 0.5, "scales": (1.0, 1.5), "learning_rate": 6e-4, "warmup_steps": 50,
+        "trains": ("unet", "text_encoder"), "batch_size": 16, "average_decay": 0.999,
+        "balance": 0.5, "scales": (1.0, 1.5), "learning_rate": 6e-4, "warmup_steps": 20,
         "sample_every": 500,
     }  # fmt: skip
-    pairs = {**small, "noise_shift": 10.0, "jitter": 0.3}
+    # Most samples are noisy ones, because where heat is gets decided there; and batches are
+    # small, because more updates for the same work learn more.
     street = {
-        **pairs, "styles": _STREET, "alignment": ("strict", "near"), "batch_size": 4,
-        "objective": "end_to_end", "end_to_end": 0.75, "hot": 1.0, "structure": 0.5,
+        **small, "phase": 3, "styles": _STREET, "alignment": ("strict", "near"),
+        "noise_shift": 10.0, "batch_size": 4, "learning_rate": 5e-4,
+    }  # fmt: skip
+    pictures = {
+        **street, "objective": "end_to_end", "end_to_end": 0.75, "hot": 1.0, "structure": 0.5,
+        "jitter": 0.3,
     }  # fmt: skip
     return Recipe(
         name="mini",
         architecture="mini",
         stages=(
-            _autoencoder(steps=2000, decay_steps=2000),
+            _autoencoder(steps=1600, decay_steps=1600),
             Stage(
-                name="infrared", phase=1, scenes="infrared", conditions=(), prompt=INFRARED_PROMPT,
-                steps=300, variants=1, drop=0.0, noise_shift=3.0, **small,
+                name="infrared", phase=1, scenes="infrared", conditions=(),
+                prompt=INFRARED_PROMPT, steps=250, variants=2, drop=0.0, **small,
             ),
-            Stage(name="pairs", phase=2, steps=500, **pairs),
-            Stage(name="style", phase=3, steps=2400, decay_steps=4000, **street),
+            Stage(name="pairs", phase=2, steps=600, decay_steps=1700, **small),
+            Stage(
+                name="style", **{**street, "batch_size": 16, "noise_shift": 4.0},
+                steps=400, decay_steps=1400,
+            ),
+            Stage(
+                name="first_step",
+                **{**street, "batch_size": 16, "noise_shift": 20.0, "learning_rate": 8e-4},
+                steps=400, decay_steps=1100,
+            ),
+            Stage(name="finish", steps=2900, decay_steps=2900, **street),
+            Stage(name="pictures", steps=1400, decay_steps=2800, **pictures),
             # The decoder learns the style's edges and grain with a discriminator's help.
             Stage(
-                name="sharpen", phase=3, steps=1000, decay_steps=1000, adversarial=0.2,
-                features=5.0,
-                **{**street, "trains": ("unet", "text_encoder", "decoder"), "learning_rate": 2e-4},
+                name="sharpen", steps=1000, decay_steps=1000, adversarial=0.2, features=5.0,
+                **{
+                    **pictures, "learning_rate": 2e-4,
+                    "trains": ("unet", "text_encoder", "decoder"),
+                },
             ),
         ),
         card={

@@ -1,9 +1,10 @@
-"""Training through the decoder: the picture after one step from pure noise.
+"""Training through the decoder: the picture after one step from nothing.
 
 At the last timestep of a schedule without signal the network sees noise and conditions
-alone, so its one-step estimate can be decoded and compared as a picture.
+alone. With zeros in the noise's place its one-step estimate is a function of the conditions,
+which can be decoded and compared as a picture.
 Source: Garcia et al. 2025, "Fine-tuning image-conditional diffusion models is easier than
-you think", Sec. 4 (single step, task loss); the losses on pictures are ours.
+you think", Sec. 4 (single step, zeros as noise, task loss); the losses on pictures are ours.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class EndToEnd(Denoising):
         fields = {f.name: getattr(composed, f.name) for f in dataclasses.fields(composed)}
         crop = self.stage.crop
         return PictureBatch(
-            **fields,
+            **{**fields, "noise": composed.noise.index_fill(0, torch.tensor(chosen).long(), 0.0)},
             pictured=torch.tensor(chosen, dtype=torch.long),
             true=torch.stack(true) if true else torch.zeros(0, 1, crop, crop),
             beside=torch.stack(beside) if beside else torch.zeros(0, 3, crop, crop),
