@@ -64,38 +64,54 @@ def command(
 
     Example: v2ir convert DiffV2IR.ckpt models/diffv2ir --tokenizer models/clip/tokenizer
     """
-    from transformers.utils import logging as transformers_logging
+    from v2ir.hub import ReadSettings
 
-    from v2ir.hub import ConvertSettings, ReadSettings, choose_layout, convert, inspect_checkpoint
-
-    if weights is not None and weights not in _WEIGHTS:
-        raise UnknownNameError.of("kind of weights", weights, _WEIGHTS)
     reading = ReadSettings(
-        weights=cast("Weights | None", weights),
-        channels=channels,
-        heads=heads,
-        text_heads=text_heads,
-        tokenizer=tokenizer,
-        allow=tuple(allow),
-        name=name,
-        licence=licence,
+        _known_weights(weights), channels, heads, text_heads, tokenizer, tuple(allow), name, licence
     )
     if dry_run:
-        layout = choose_layout(source, destination, to)
-        contents = inspect_checkpoint(source, reading)
-        _show(contents, reading)
-        console.print(f"would write: {destination} ({layout})", highlight=False)
-        return contents.refuse(reading.allow)
+        return _plan(source, destination, to, reading)
+    return _convert(source, destination, reading, to, dtype, overwrite)
+
+
+def _known_weights(weights: str | None) -> Weights | None:
+    if weights is not None and weights not in _WEIGHTS:
+        raise UnknownNameError.of("kind of weights", weights, _WEIGHTS)
+    return cast("Weights | None", weights)
+
+
+def _plan(source: Path, destination: Path, to: str | None, reading: ReadSettings) -> None:
+    """Print what would be read and written; keys that do not fit are an error here, too."""
+    from v2ir.hub import choose_layout, inspect_checkpoint
+
+    layout = choose_layout(source, destination, to)
+    contents = inspect_checkpoint(source, reading)
+    _show(contents, reading)
+    console.print(f"would write: {destination} ({layout})", highlight=False, markup=False)
+    contents.refuse(reading.allow)
+
+
+def _convert(
+    source: Path,
+    destination: Path,
+    reading: ReadSettings,
+    to: str | None,
+    dtype: str | None,
+    overwrite: bool,
+) -> None:
+    from transformers.utils import logging as transformers_logging
+
+    from v2ir.hub import ConvertSettings, convert
+
     # The libraries would announce every default that an older configuration does not name.
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()
     read = convert(source, destination, ConvertSettings(reading, to, dtype, overwrite))
     if read is None:
-        console.print(f"{destination} is there already; --overwrite replaces it", highlight=False)
-        return None
+        console.print(f"{destination} is there already; --overwrite replaces it", markup=False)
+        return
     _show(read, reading)
-    console.print(f"written: {destination}", highlight=False)
-    return None
+    console.print(f"written: {destination}", highlight=False, markup=False)
 
 
 def _show(contents: Contents, reading: ReadSettings) -> None:

@@ -155,9 +155,23 @@ def make_network(part: PartName, architecture: Architecture) -> Any:
 
 
 def expected_shapes(part: PartName, architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Return the names and shapes of a network's tensors, without building its weights."""
-    with torch.device("meta"):
-        network = make_network(part, architecture)
+    """Return the names and shapes of a network's tensors, without building its weights.
+
+    Raises:
+        ModelError: If there is no network of these sizes.
+    """
+    try:
+        with torch.device("meta"):
+            network = make_network(part, architecture)
+    # Each library refuses impossible sizes in its own way.
+    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(
+            f"there is no {part} of the checkpoint's sizes",
+            got=(str(error) or type(error).__name__).splitlines()[0],
+            do="check that the file is a whole checkpoint of the family of Stable Diffusion 1.x",
+        ) from error
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 

@@ -57,6 +57,10 @@ class Shapes:
             )
         return shape[axis]
 
+    def sides(self, name: str) -> int:
+        """Return how many sides a tensor has; 0 if it is missing."""
+        return len(self._shapes.get(name, ()))
+
     def numbers(self, pattern: str) -> list[int]:
         """Return the sorted numbers that the first group of a pattern takes in the names."""
         found = (re.match(pattern, name) for name in self._shapes)
@@ -102,13 +106,9 @@ def unet_config(shapes: Shapes, heads: int) -> dict[str, Any]:
         # diffusers' name is a misnomer: for this family it is the number of heads.
         "attention_head_dim": heads,
         "transformer_layers_per_block": depth[-1] + 1,
-        "use_linear_projection": projection in shapes and _sides(shapes, projection) == 2,
+        "use_linear_projection": shapes.sides(projection) == 2,
         "num_class_embeds": classes,
     }
-
-
-def _sides(shapes: Shapes, name: str) -> int:
-    return len(shapes._shapes[name])
 
 
 def _attends(shapes: Shapes, number: int) -> bool:
