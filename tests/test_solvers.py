@@ -105,3 +105,26 @@ def test_wrong_use_is_refused():
         solve(None, noise, Conditions(), solver="ddim", steps=0, **common)
     with pytest.raises(InputError, match="generator"):
         solve(None, noise.repeat(2, 1, 1, 1), Conditions(), solver="ddim", steps=1, **common)
+
+
+@pytest.mark.parametrize("schedule_name", SCHEDULES)
+def test_one_step_from_zeros_is_the_expectation(schedule_name):
+    scheduler = build_scheduler(architecture(SCHEDULES[schedule_name]).scheduler)
+    schedule = NoiseSchedule(scheduler.alphas_cumprod, scheduler.config.prediction_type)
+    generators = [torch.Generator().manual_seed(index) for index in range(2)]
+    noise = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    found = solve(
+        gaussian_denoiser(schedule), noise, Conditions(), config=scheduler.config,
+        solver="mean", steps=1, generators=generators,
+    )  # fmt: skip
+    assert found.std() < 1e-9
+    assert found.mean().item() == pytest.approx(MEAN, abs=5e-3)
+
+
+@pytest.mark.parametrize("solver", ["euler", "ddim", "dpmpp", "unipc", "mean"])
+@pytest.mark.parametrize("schedule_name", SCHEDULES)
+def test_fast_solvers_start_at_the_last_timestep(solver, schedule_name):
+    config = build_scheduler(architecture(SCHEDULES[schedule_name]).scheduler).config
+    scheduler = make_scheduler(solver, config)
+    scheduler.set_timesteps(4)
+    assert scheduler.timesteps[0] == 999
