@@ -26,8 +26,12 @@ from v2ir.evaluation.infrared import (
     style_distance,
 )
 from v2ir.evaluation.intervals import bootstrap
-from v2ir.evaluation.metrics import Rule, mean_similarities
-from v2ir.evaluation.multiscale import SCALE_WEIGHTS, multiscale_similarity
+from v2ir.evaluation.metrics import Rule, mean_similarities, structural_similarity
+from v2ir.evaluation.multiscale import (
+    SCALE_WEIGHTS,
+    multiscale_similarity,
+    similarity_scores,
+)
 from v2ir.evaluation.protocols.record import SCORE_VERSIONS
 
 
@@ -67,13 +71,20 @@ def test_hot_contrast_tells_vanished_and_inverted_objects(warmth: float, expecte
     assert hot_contrast(figure(warmth), Facts(truth=figure())) == pytest.approx(expected, abs=1e-5)
 
 
-def test_box_mean_equals_scipy_inside_and_clips_at_the_borders() -> None:
-    from scipy.ndimage import uniform_filter
-
+def test_box_mean_by_hand_with_mirrored_borders() -> None:
     values = np.random.default_rng(0).random((30, 41))
     found = box_mean(values, 7)
-    np.testing.assert_allclose(found[3:-3, 3:-3], uniform_filter(values, 7)[3:-3, 3:-3], atol=1e-12)
-    assert found[0, 0] == pytest.approx(values[:4, :4].mean())
+    assert found[10, 20] == pytest.approx(values[7:14, 17:24].mean())
+    mirrored = np.pad(values, 3, mode="symmetric")
+    assert found[0, 40] == pytest.approx(mirrored[:7, 40:47].mean())
+
+
+def test_shared_scores_equal_those_of_their_own_functions() -> None:
+    for shape in ((190, 200), (60, 70)):
+        prediction, truth = textured(5, shape)
+        found = similarity_scores(prediction, truth)
+        assert found[0] == structural_similarity(prediction, truth)
+        np.testing.assert_equal(found[1], multiscale_similarity(prediction, truth))
 
 
 @given(st.integers(0, 2**31), st.integers(2, 256))

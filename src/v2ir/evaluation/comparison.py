@@ -25,11 +25,14 @@ from v2ir.evaluation.cases import (
 )
 from v2ir.evaluation.context import Selection
 from v2ir.evaluation.infrared import Facts, Grey
+from v2ir.evaluation.multiscale import similarity_scores
 from v2ir.evaluation.protocols import Protocol
 from v2ir.evaluation.protocols.record import hash_of_names
 from v2ir.records import Progress, no_progress
 
 UNKNOWN_STYLE = "unknown"
+# The two share the windows of the finest scale, which are most of the work of a case.
+SIMILARITIES = frozenset({"ssim", "ms-ssim"})
 DARK_LUMA = 0.25
 DARK, BRIGHT = "dark photograph", "bright photograph"
 
@@ -249,5 +252,10 @@ def _measured(plan: Plan, knowledge: Knowledge, case: Case) -> _Measured | str:
 def _scores(judged: Grey, truth: np.ndarray, facts: Facts) -> dict[str, float]:
     # Every metric counts in float64; turned once here, none of them turns it again.
     values = judged.image.astype(np.float64)
-    scores = {name: metric.function(values, truth) for name, metric in METRICS.items()}
+    scores = {
+        name: metric.function(values, truth)
+        for name, metric in METRICS.items()
+        if name not in SIMILARITIES
+    }
+    scores["ssim"], scores["ms-ssim"] = similarity_scores(values, truth)
     return scores | {name: measure.function(judged, facts) for name, measure in MEASURES.items()}

@@ -57,7 +57,7 @@ class SetReport:
         num_images: Images a set.
         scores: One a method.
         floor: Real half against real half: what is left of the distances where there is
-            no difference but chance. None below eight images.
+            no difference but chance. None below four images.
         warnings: What is wrong with the sets.
     """
 
@@ -116,7 +116,7 @@ def compare_sets(
     """Compare sets of features, NxD each, with those of the true images, MxD."""
     order = np.random.default_rng(SEED).permutation(len(truth))
     half = len(truth) // 2
-    floor = _score(TRUTH, truth[order[:half]], truth[order[half : 2 * half]]) if half > 3 else None
+    floor = _score(TRUTH, truth[order[:half]], truth[order[half : 2 * half]]) if half > 1 else None
     sizes = sorted({len(rows) for rows in methods.values()})
     return SetReport(
         network=network.name,

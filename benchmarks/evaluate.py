@@ -1,0 +1,92 @@
+# ruff: noqa: T201  # a benchmark prints
+"""Time `v2ir evaluate` against decoding its images twice, and watch its memory.
+
+python benchmarks/evaluate.py --images 300
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from v2ir.evaluation.cases import plan_comparison
+from v2ir.evaluation.comparison import evaluate, num_cores
+from v2ir.images import read_infrared
+
+WIDTH, HEIGHT, DISTINCT = 640, 512, 12
+
+
+def draw(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a true image and a prediction of it, HW uint8: warm boxes on textured ground."""
+    rng = np.random.default_rng(seed)
+    rows = np.linspace(0, 1, HEIGHT)[:, None]
+    truth = 50 + 70 * rows + rng.normal(0, 4, (HEIGHT, WIDTH))
+    for _ in range(25):
+        top, left = int(rng.integers(0, HEIGHT - 60)), int(rng.integers(0, WIDTH - 60))
+        truth[top : top + int(rng.integers(8, 60)), left : left + int(rng.integers(8, 60))] += 60
+    other = truth * 0.9 + rng.normal(0, 6, truth.shape) + 8
+    return truth.clip(0, 255).astype(np.uint8), other.clip(0, 255).astype(np.uint8)
+
+
+def write_images(folder: Path, number: int) -> None:
+    """Write truths as JPEG and predictions as PNG, as data sets and v2ir have them."""
+    for name in ("true", "out"):
+        (folder / name).mkdir()
+    for seed in range(DISTINCT):
+        truth, other = draw(seed)
+        for index in range(seed, number, DISTINCT):
+            Image.fromarray(truth).save(folder / "true" / f"{index:05d}.jpg", quality=92)
+            Image.fromarray(other).save(folder / "out" / f"{index:05d}.png")
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Return the wall and the processor seconds of a piece of work."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def decode_twice(folder: Path) -> None:
+    """Decode every image twice on all cores."""
+    paths = sorted(folder.rglob("*.*"))
+    with ThreadPoolExecutor(num_cores()) as pool:
+        for _ in range(2):
+            for _ in pool.map(read_infrared, paths):
+                pass
+
+
+def main() -> None:
+    """Print seconds, ratio and peak memory; the two kinds of work take turns."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_images(folder, options.images)
+        plan = plan_comparison(folder / "out", folder / "true")
+        timed(lambda: evaluate(plan))  # imports and the first touch of the files
+        early = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        decoding, measuring = [], []
+        for _ in range(options.rounds):
+            decoding.append(timed(lambda: decode_twice(folder)))
+            measuring.append(timed(lambda: evaluate(plan)))
+    late = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(f"{options.images} pairs of {WIDTH}x{HEIGHT}, {num_cores()} cores")
+    for place, what in enumerate(("wall", "processor")):
+        first, second = (min(r[place] for r in rows) for rows in (decoding, measuring))
+        print(f"{what}: decode twice {first:.2f} s, evaluate {second:.2f} s")
+        print(f"{what}: ratio {second / first:.2f}")
+    print(f"peak memory {early} MB after one run, {late} MB after {options.rounds + 1}")
+
+
+if __name__ == "__main__":
+    main()
