@@ -45,7 +45,7 @@ class Objects:
     """The objects of one image against those of its reference.
 
     Attributes:
-        kept: (reference, found) of the same object; at least one of them counts.
+        kept: (reference, found) of the same object, where that of the reference counts.
         lost: Objects of the reference that count and were not found.
         invented: Found objects that count and that the reference has not.
     """
@@ -90,7 +90,10 @@ class ObjectCounts:
 def match_objects(reference: Sequence[Box], found: Sequence[Box], rule: MatchRule) -> Objects:
     """Pair the boxes of one class that overlap, those that overlap most first.
 
-    Swapping the two sides swaps what is lost and what is invented.
+    Every object of the reference that counts is either kept or lost, so that the shares
+    of all methods have one denominator. An object that only the judged image shows surely
+    and the reference doubtfully is neither kept nor invented. Swapping the two sides swaps
+    what is lost and what is invented.
     """
     first, second = _candidates(reference, rule), _candidates(found, rule)
     shared = overlaps(first, second)
@@ -104,7 +107,9 @@ def match_objects(reference: Sequence[Box], found: Sequence[Box], rule: MatchRul
         if i not in taken and j not in taken.values():
             taken[i] = j
     return Objects(
-        kept=tuple((first[i], second[j]) for i, j in sorted(taken.items())),
+        kept=tuple(
+            (first[i], second[j]) for i, j in sorted(taken.items()) if first[i].score >= rule.score
+        ),
         lost=_unmatched(first, set(taken), rule),
         invented=_unmatched(second, set(taken.values()), rule),
     )
