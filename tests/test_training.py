@@ -258,8 +258,14 @@ def test_latents_are_computed_once(data, tmp_path):
     cache.get("a", Variant(48, False, 8), lambda: pixels)
     LatentCache(tmp_path / "cache", encode, "other").get("a", variant, lambda: pixels)
     assert len(calls) == 4
-    cache.path("a", variant).write_bytes(b"torn")
-    assert torch.equal(cache.get("a", variant, lambda: pixels), first)
+    cache.store.flush()
+    later = LatentCache(tmp_path / "cache", encode, "one")
+    assert torch.equal(later.get("a", variant, lambda: pytest.fail("it is on disk")), first)
+    for shard in (tmp_path / "cache").glob("*.safetensors"):
+        shard.write_bytes(shard.read_bytes()[:-20])
+    torn = LatentCache(tmp_path / "cache", encode, "one")
+    assert torch.equal(torn.get("a", variant, lambda: pixels), first)
+    assert len(calls) == 5
 
 
 def test_prompts_are_embedded_once_while_the_text_encoder_rests(data, tmp_path):

@@ -1,4 +1,4 @@
-"""Latents computed once: a content-addressed folder beside the data.
+"""Latents and embeddings computed once: content-addressed shards beside the data.
 
 The key of an entry is the hash of the image's bytes, of the autoencoder's weights and of
 the transform, so an entry can never be stale: a change of any of them is another key.
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from v2ir.files import write_bytes
 from v2ir.images import to_tensor
+from v2ir.training.shards import ShardStore
 from v2ir.training.variants import Variant
 
 
@@ -37,37 +37,30 @@ def weights_hash(module: torch.nn.Module, without: tuple[str, ...] = ()) -> str:
 
 
 class TensorCache:
-    """Tensors on disk in half precision, found by what they were computed from.
+    """Tensors in half precision, found by what they were computed from.
 
     Attributes:
-        folder: Where the entries are.
+        store: Where the entries are.
         encoder_hash: Hash of the weights that compute the entries, part of each key.
         computed: Number of entries computed since the start, for reports and tests.
     """
 
     def __init__(self, folder: Path, encoder_hash: str) -> None:
-        self.folder = folder
+        self.store = ShardStore(folder)
         self.encoder_hash = encoder_hash
         self.computed = 0
 
-    def path_of(self, key: str) -> Path:
-        """Return the file of an entry, whether it exists or not."""
-        digest = hashlib.sha256(f"{key} {self.encoder_hash}".encode()).hexdigest()
-        return self.folder / digest[:2] / f"{digest}.safetensors"
+    def key(self, what: str) -> str:
+        """Return the key of an entry."""
+        return f"{what} {self.encoder_hash}"
 
-    def get_or_make(self, key: str, make: Callable[[], Tensor]) -> Tensor:
-        """Return an entry in float32; a missing or torn one is made anew."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file, save
-
-        path = self.path_of(key)
-        try:
-            return load_file(path)["tensor"].float()
-        except (FileNotFoundError, SafetensorError, KeyError):
-            value = make().half().cpu().contiguous()
-            write_bytes(path, save({"tensor": value}))
-            self.computed += 1
-            return value.float()
+    def get_or_make(self, what: str, make: Callable[[], Tensor]) -> Tensor:
+        """Return an entry in float32; a missing one is made."""
+        found = self.store.get(self.key(what))
+        if found is not None:
+            return found
+        self.computed += 1
+        return self.store.put(self.key(what), make())
 
 
 class LatentCache(TensorCache):
@@ -83,14 +76,9 @@ class LatentCache(TensorCache):
         super().__init__(folder, encoder_hash)
         self.encode = encode
 
-    def path(self, image_hash: str, variant: Variant) -> Path:
-        """Return the file of a latent, whether it exists or not."""
-        return self.path_of(f"{image_hash} {variant.key}")
-
-    def ensure(self, image_hash: str, variant: Variant, read: Callable[[], np.ndarray]) -> None:
-        """Compute a latent if its file is not there; see `get`."""
-        if not self.path(image_hash, variant).exists():
-            self.get(image_hash, variant, read)
+    def holds(self, image_hash: str, variant: Variant) -> bool:
+        """Whether a latent is there already."""
+        return self.key(f"{image_hash} {variant.key}") in self.store
 
     def get(self, image_hash: str, variant: Variant, read: Callable[[], np.ndarray]) -> Tensor:
         """Return the latent (c, h, w) in float32, computing it if it is not there yet.
@@ -136,6 +124,11 @@ class Caches:
 
     latents: LatentCache
     text: TextCache
+
+    def flush(self) -> None:
+        """Write what is not on disk yet."""
+        self.latents.store.flush()
+        self.text.store.flush()
 
 
 def draw_window(latent: Tensor, size: int, generator: np.random.Generator) -> tuple[int, int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -101,13 +103,32 @@ class Denoising:
         """Encode all variants of all scenes that are not in the cache yet."""
         unique = list({item.scene.name: item for item in scenes}.values())
         progress(0, len(unique))
-        for done, item in enumerate(unique, start=1):
-            for variant in self._variants(item):
-                for part in self._parts(item):
-                    self.caches.latents.ensure(*self._entry(item, part, variant))
-            progress(done, len(unique))
+        # Reading and resizing go on in a thread while the encoder is at work.
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            waiting = collections.deque(pool.submit(self._missing, item) for item in unique[:2])
+            for done in range(len(unique)):
+                for image_hash, view, pixels in waiting.popleft().result():
+                    self.caches.latents.get(image_hash, view, lambda p=pixels: p)  # type: ignore[misc]
+                if done + 2 < len(unique):
+                    waiting.append(pool.submit(self._missing, unique[done + 2]))
+                progress(done + 1, len(unique))
         if "text_encoder" not in self.modules:
             self.caches.text.get(sorted({"", *self._all_prompts(unique)}))
+
+        self.caches.flush()
+
+    def _missing(self, item: TrainingScene) -> list[tuple[str, Variant, np.ndarray]]:
+        """Return hash, view and pixels of a scene's images that are not encoded yet."""
+        found = []
+        for part in self._parts(item):
+            entries = dict.fromkeys(
+                self._entry(item, part, variant)[:2] for variant in self._variants(item)
+            )
+            missing = [entry for entry in entries if not self.caches.latents.holds(*entry)]
+            if missing:
+                pixels = read_part(item, part)
+                found += [(image_hash, view, pixels) for image_hash, view in missing]
+        return found
 
     def _all_prompts(self, scenes: Sequence[TrainingScene]) -> Iterator[str]:
         """Yield every prompt that a sample may get."""
