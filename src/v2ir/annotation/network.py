@@ -135,6 +135,9 @@ class NetworkAnnotator:
     def parts(self) -> Any:
         """The loaded network with what belongs to it."""
         if self._parts is None:
+            from transformers.utils import logging as transformers_logging
+
+            transformers_logging.disable_progress_bar()  # the command line has its own
             self._parts = self.load()
         return self._parts
 
