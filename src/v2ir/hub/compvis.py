@@ -183,7 +183,7 @@ def _known(
 def write(model: Model, path: Path) -> None:
     """Write a model as a CompVis checkpoint, `.ckpt` or `.safetensors`.
 
-    A `.ckpt` names the weights a second time as averaged ones, because the released
+    A `.ckpt` names the UNet's weights a second time as averaged ones, because the released
     sampling code takes those; both names share one copy on the disk. Safetensors cannot
     share, so such a file holds the plain names alone.
 
