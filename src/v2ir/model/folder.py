@@ -22,6 +22,7 @@ from v2ir.model.card import ModelCard
 from v2ir.model.conditions import Conditions
 from v2ir.model.denoiser import NetworkDenoiser, NoiseSchedule
 from v2ir.model.networks import encode_mode
+from v2ir.model.refiner import refine
 
 CARD_NAME = "v2ir.json"
 _CLASSES = {
@@ -42,6 +43,7 @@ class Model:
         text_encoder: The text encoder.
         tokenizer: Its tokenizer.
         scheduler: The scheduler whose configuration holds the noise schedule.
+        refiner: The network that gives decoded pictures the visible image's edges, or None.
         hash: SHA-256 over the weights and the card; empty for a model not yet saved.
     """
 
@@ -51,6 +53,7 @@ class Model:
     text_encoder: Any
     tokenizer: Any
     scheduler: Any
+    refiner: Any = None
     hash: str = ""
 
     def __post_init__(self) -> None:
@@ -103,7 +106,7 @@ class Model:
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Model:
         """Move the networks; `dtype` changes the denoising network alone."""
-        for part in (self.autoencoder, self.text_encoder):
+        for part in filter(None, (self.autoencoder, self.text_encoder, self.refiner)):
             torch.nn.Module.to(part, device)
         torch.nn.Module.to(self.unet, device=device, dtype=dtype or self.dtype)
         self.forget_prompts()
@@ -128,6 +131,14 @@ class Model:
         """Decode denoised latents (N, c, h, w) to images (N, 3, H, W), about [-1, 1]."""
         dtype = next(self.autoencoder.parameters()).dtype
         return self.autoencoder.decode(self.unscale_latents(latents.to(dtype))).sample
+
+    @torch.no_grad()
+    def refine(self, pictures: Tensor, visible: Tensor, styles: Tensor | None) -> Tensor:
+        """Refine decoded pictures (N, 3, H, W) beside visible images; see `refiner`."""
+        if self.refiner is None:
+            return pictures
+        grey = pictures.mean(dim=1, keepdim=True)
+        return refine(self.refiner, grey, visible.to(grey.device), styles).expand(-1, 3, -1, -1)
 
     def token_ids(self, prompts: Sequence[str]) -> Tensor:
         """Return the token numbers of prompts padded to the model's length, (N, L)."""
@@ -194,8 +205,10 @@ class Model:
 
     def save(self, folder: Path, *, dtype: torch.dtype | None = None) -> None:
         """Write the model folder; `dtype` such as float16 halves the files."""
-        for name in ("unet", "autoencoder", "text_encoder"):
+        for name in ("unet", "autoencoder", "text_encoder", "refiner"):
             part = getattr(self, name)
+            if part is None:
+                continue
             if dtype is not None:
                 # A copy, so that the model in memory keeps its precision.
                 part = torch.nn.Module.to(copy.deepcopy(part), dtype)
@@ -214,6 +227,8 @@ def _index(model: Model) -> dict[str, Any]:
     parts = {name: list(value) for name, value in _CLASSES.items()}
     parts["vae"] = ["diffusers", type(model.autoencoder).__name__]
     parts["tokenizer"] = ["transformers", type(model.tokenizer).__name__]
+    if model.refiner is not None:
+        parts["refiner"] = ["diffusers", "UNet2DModel"]
     return {"_class_name": "DiffusionPipeline", **dict(sorted(parts.items()))}
 
 
@@ -288,14 +303,16 @@ def _load_parts(folder: Path) -> dict[str, Any]:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from transformers import AutoTokenizer
 
-    loaded = {name: load_part(folder, name) for name in ("unet", "autoencoder", "text_encoder")}
+    names = ["unet", "autoencoder", "text_encoder"]
+    names += ["refiner"] * (folder / "refiner").is_dir()
+    loaded = {name: load_part(folder, name) for name in names}
     loaded["tokenizer"] = AutoTokenizer.from_pretrained(folder / "tokenizer")
     loaded["scheduler"] = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     return loaded
 
 
 def load_part(folder: Path, name: str) -> Any:
-    """Load `unet`, `autoencoder` or `text_encoder` of a model folder, in float32.
+    """Load a network of a model folder, by the name of its field, in float32.
 
     Raises:
         ModelError: If the weights do not fill the network.
@@ -318,10 +335,13 @@ def load_part(folder: Path, name: str) -> Any:
 
 def _network_class(folder: Path, name: str) -> Any:
     import diffusers
+    from diffusers.models.unets.unet_2d import UNet2DModel
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     if name == "unet":
         return UNet2DConditionModel
+    if name == "refiner":
+        return UNet2DModel
     return getattr(diffusers, read_json(folder / "model_index.json")["vae"][1])
 
 
@@ -350,10 +370,13 @@ def _check_fit(model: Model) -> None:
         "text width": (unet.cross_attention_dim, model.text_encoder.config.hidden_size),
         "styles": (unet.num_class_embeds or 1, len(card.styles) + 1),
     }
+    if model.refiner is not None:
+        known = model.refiner.config.num_class_embeds
+        facts["styles of the refiner"] = (known, len(card.styles) + 1)
     for what, (got, wanted) in facts.items():
         if got != wanted:
             raise ModelError(
-                f"the {what} of the UNet do not fit the model", got=f"{got}, not {wanted}"
+                f"the {what} of the networks do not fit the model", got=f"{got}, not {wanted}"
             )
 
 

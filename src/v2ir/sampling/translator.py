@@ -200,7 +200,23 @@ class Translator:
             steps=self.steps,
             generators=generators,
         )
-        return list(from_tensor(self.windows.decode(self.model.decode, latents, card.factor)))
+        pictures = self.windows.decode(self.model.decode, latents, card.factor)
+        if self.model.refiner is not None and "visible" not in self.without:
+            pictures = self._refine(pictures, batch)
+        return list(from_tensor(pictures))
+
+    def _refine(self, pictures: Tensor, batch: Sequence[Prepared]) -> Tensor:
+        """Refine decoded pictures in windows of the decoder's size."""
+        visible = torch.stack([to_tensor(item.visible) for item in batch]).to(pictures)
+        styles = torch.tensor(self._styles(batch), device=self.model.device)
+        return self.windows.scaled(self.model.card.factor).encode(
+            lambda part: self.model.refine(part[:, :3], part[:, 3:], styles),
+            torch.cat([pictures, visible], dim=1),
+            1,
+        )
+
+    def _styles(self, batch: Sequence[Prepared]) -> list[int]:
+        return [self._style_number if item.style is None else item.style for item in batch]
 
     def translate_pixels(
         self,
@@ -234,12 +250,11 @@ class Translator:
     def _conditions(self, batch: Sequence[Prepared]) -> Conditions:
         maps = [item.segmentation for item in batch if item.segmentation is not None]
         captions = [item.caption for item in batch]
-        styles = [self._style_number if item.style is None else item.style for item in batch]
         return Conditions(
             visible=self._encode([item.visible for item in batch]),
             segmentation=self._encode(maps) if maps else None,
             text=self.model.embed(captions) if self.takes_captions else None,
-            style=torch.tensor(styles, device=self.model.device),
+            style=torch.tensor(self._styles(batch), device=self.model.device),
             null_text=self.model.embed_prompts([""]),
         )
 

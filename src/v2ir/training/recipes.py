@@ -48,10 +48,6 @@ def _mini() -> Recipe:
         **small, "phase": 3, "styles": _STREET, "alignment": ("strict", "near"),
         "noise_shift": 10.0, "batch_size": 4, "learning_rate": 5e-4,
     }  # fmt: skip
-    pictures = {
-        **street, "objective": "end_to_end", "end_to_end": 0.75, "hot": 1.0, "structure": 0.5,
-        "jitter": 0.3,
-    }  # fmt: skip
     return Recipe(
         name="mini",
         architecture="mini",
@@ -72,14 +68,15 @@ def _mini() -> Recipe:
                 steps=400, decay_steps=1100,
             ),
             Stage(name="finish", steps=2900, decay_steps=2900, **street),
-            Stage(name="pictures", steps=1400, decay_steps=2800, **pictures),
-            # The decoder learns the style's edges and grain with a discriminator's help.
+            # Outlines come from the visible image itself.
             Stage(
-                name="sharpen", steps=1000, decay_steps=1000, adversarial=0.2, features=5.0,
+                name="refine", objective="refinement",
                 **{
-                    **pictures, "learning_rate": 2e-4,
-                    "trains": ("unet", "text_encoder", "decoder"),
+                    **street, "trains": ("refiner",), "learning_rate": 1e-3, "jitter": 0.3,
+                    "drop": 0.0, "end_to_end": 1.0, "hot": 1.0, "structure": 0.5,
+                    "adversarial": 0.1, "features": 5.0, "sample_every": 250,
                 },
+                steps=1200, decay_steps=1200,
             ),
         ),
         card={

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from v2ir.model.conditions import CONDITION_NAMES, ConditionName
 
-Part = Literal["autoencoder", "unet", "text_encoder", "decoder"]
+Part = Literal["autoencoder", "unet", "text_encoder", "decoder", "refiner"]
 
 
 class Stage(BaseModel):

@@ -201,7 +201,7 @@ def _widen(model: Model, start: str | Path | None) -> None:
 
 
 def _shows(stage: Stage, team: Team) -> bool:
-    return "unet" in stage.trains and team.is_lead
+    return stage.objective != "reconstruction" and team.is_lead
 
 
 def _facts(recipe: Recipe, stage: Stage, team: Team) -> dict[str, Any]:

@@ -142,18 +142,28 @@ class EndToEnd(Denoising):
         return total
 
     def _picture_loss(self, estimate: Tensor, batch: PictureBatch) -> Tensor:
-        stage, true = self.stage, batch.true
+        made = self._decode(estimate)
+        kernels = [p for p in self.model.autoencoder.decoder.parameters() if p.dim() == 4]
+        loss = self._likeness(made, batch, kernels[-1])
+        # The clean latent's error keeps the estimate where the later steps expect it.
+        return loss + 0.1 * F.mse_loss(estimate, batch.clean[batch.pictured])
+
+    def _decode(self, estimate: Tensor) -> Tensor:
         decoded = self.model.autoencoder.decode(self.model.unscale_latents(estimate)).sample
-        made = decoded.float().mean(dim=1, keepdim=True)
+        return decoded.float().mean(dim=1, keepdim=True)
+
+    def _likeness(self, made: Tensor, batch: PictureBatch, last_layer: Tensor) -> Tensor:
+        """Return the loss of pictures (K, 1, H, W) that `last_layer` made."""
+        stage, true = self.stage, batch.true
         loss = weighted_l1(made, true, hot_weights(true, stage.hot)) + edge_l1(made, true)
         loss = loss + stage.structure * structural_dissimilarity(made, true)
-        # The clean latent's error keeps the estimate where the later steps expect it.
-        loss = loss + 0.1 * F.mse_loss(estimate, batch.clean[batch.pictured])
         if self.discriminator is None:
             return loss
-        return loss + self._adversarial(made, loss, batch)
+        return loss + self._adversarial(made, loss, batch, last_layer)
 
-    def _adversarial(self, made: Tensor, loss: Tensor, batch: PictureBatch) -> Tensor:
+    def _adversarial(
+        self, made: Tensor, loss: Tensor, batch: PictureBatch, last_layer: Tensor
+    ) -> Tensor:
         """Return the losses of both players; each one's reaches its own weights alone."""
         judge = self.discriminator
         assert judge is not None
@@ -165,8 +175,6 @@ class EndToEnd(Denoising):
         with torch.no_grad():
             wanted = judge(true, styles)
         fooled = -verdicts[-1].mean() + self.stage.features * feature_distance(verdicts, wanted)
-        kernels = [p for p in self.model.autoencoder.decoder.parameters() if p.dim() == 4]
-        last_layer = kernels[-1]
         weight: float | Tensor = self.stage.adversarial
         if last_layer.requires_grad:
             weight = weight * adaptive_weight(loss, fooled, last_layer)
