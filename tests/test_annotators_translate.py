@@ -10,7 +10,7 @@ from PIL import Image
 
 from conftest import street
 from v2ir.cli import _sources
-from v2ir.cli._sources import annotate_ahead, kept_folder, make_sources
+from v2ir.cli._sources import Wanted, annotate_ahead, kept_folder, make_sources
 from v2ir.errors import InputError, ModelError
 from v2ir.model import ARCHITECTURES, build_model
 from v2ir.sampling import Annotators, TranslateSettings, Translator, translate
@@ -144,9 +144,9 @@ def test_what_the_model_names_and_is_not_there_is_left_out_with_a_note(name, cap
 def test_what_the_user_asks_for_must_be_there(model):
     translator = Translator(model)
     with pytest.raises(ModelError, match="not available"):
-        make_sources(translator, captioner="blip-base")
+        make_sources(translator, Wanted(captioner="blip-base"))
     with pytest.raises(ModelError, match="not available"):
-        make_sources(translator, segmenter="sam-huge")
+        make_sources(translator, Wanted(segmenter="sam-huge"))
 
 
 def test_weights_that_do_not_load_are_left_out_unless_asked_for(
@@ -172,7 +172,7 @@ def test_folders_of_single_masks_are_refused_with_the_cure(tmp_path, model):
     (tmp_path / "a").mkdir()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a" / "0.png")
     with pytest.raises(InputError, match="merge them"):
-        make_sources(Translator(model), maps=tmp_path)
+        make_sources(Translator(model), Wanted(maps=tmp_path))
 
 
 def test_kept_results_lie_beside_the_outputs_and_out_of_sight(photos, tmp_path):

@@ -20,6 +20,23 @@ A = TypeVar("A", "Captioner", "Segmenter")
 
 
 @dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What the user said about captions and maps.
+
+    Attributes:
+        captioner: Captioner instead of the model's own.
+        segmenter: Segmenter instead of the model's own.
+        captions: File or folder of own captions.
+        maps: Folder of own maps.
+    """
+
+    captioner: str | None = None
+    segmenter: str | None = None
+    captions: Path | None = None
+    maps: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Sources:
     """Annotators, and which of them the user asked for by name.
 
@@ -34,11 +51,8 @@ class Sources:
 
 def make_sources(
     translator: Translator,
+    wanted: Wanted | None = None,
     *,
-    captioner: str | None = None,
-    segmenter: str | None = None,
-    captions: Path | None = None,
-    maps: Path | None = None,
     device: str = "cpu",
     keep: Path | None = None,
 ) -> Sources:
@@ -56,21 +70,21 @@ def make_sources(
     from v2ir.sampling import Annotators, find_maps, read_captions
     from v2ir.sampling.kept import KeptAnnotations
 
-    card = translator.model.card
-    _refuse_idle("captions", captioner or captions, translator.takes_captions)
-    _refuse_idle("maps", segmenter or maps, translator.takes_maps)
-    _refuse_masks(maps)
-    words = (captioner or card.captioner) if translator.takes_captions else None
-    regions = (segmenter or card.segmenter) if translator.takes_maps else None
+    card, wanted = translator.model.card, wanted or Wanted()
+    _refuse_idle("captions", wanted.captioner or wanted.captions, translator.takes_captions)
+    _refuse_idle("maps", wanted.segmenter or wanted.maps, translator.takes_maps)
+    _refuse_masks(wanted.maps)
+    words = (wanted.captioner or card.captioner) if translator.takes_captions else None
+    regions = (wanted.segmenter or card.segmenter) if translator.takes_maps else None
     annotators = Annotators(
-        captioner=_available(make_captioner, words, device, asked=bool(captioner)),
-        segmenter=_available(make_segmenter, regions, device, asked=bool(segmenter)),
-        captions=read_captions(captions) if captions else {},
-        maps=find_maps(maps) if maps else {},
+        captioner=_available(make_captioner, words, device, asked=bool(wanted.captioner)),
+        segmenter=_available(make_segmenter, regions, device, asked=bool(wanted.segmenter)),
+        captions=read_captions(wanted.captions) if wanted.captions else {},
+        maps=find_maps(wanted.maps) if wanted.maps else {},
         keep=KeptAnnotations(keep) if keep else None,
     )
-    given = {"captioner": captioner, "segmenter": segmenter}
-    return Sources(annotators, frozenset(name for name, value in given.items() if value))
+    names = ("captioner", "segmenter")
+    return Sources(annotators, frozenset(name for name in names if getattr(wanted, name)))
 
 
 def _available(make: Callable[..., A], name: str | None, device: str, *, asked: bool) -> A | None:

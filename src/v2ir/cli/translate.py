@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from v2ir.cli._sources import annotate_ahead, kept_folder, make_sources
+from v2ir.cli._sources import Wanted, annotate_ahead, kept_folder, make_sources
 from v2ir.cli.console import console, list_failures, progress_bar
 from v2ir.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from v2ir.model import Guidance, Model
-    from v2ir.sampling import Annotators, Translator
+    from v2ir.sampling import Annotators, TranslateSettings, Translator
     from v2ir.sampling.geometry import Resolution
     from v2ir.sampling.translate import SceneStyles
 
@@ -66,7 +66,7 @@ def command(
     """
     if not source.exists():
         raise InputError(f"{source} does not exist", do="give an image or a folder of images")
-    from v2ir.sampling import TranslateSettings, Translator
+    from v2ir.sampling import TranslateSettings
 
     where = find_device(device)
     # The annotators go first; until then the card stays free of the denoiser.
@@ -81,21 +81,31 @@ def command(
         batch_size=batch_size,
         without=tuple(without),  # type: ignore[arg-type]
     )
-    translator = Translator(loaded, settings)
-    sources = make_sources(
-        translator,
-        captioner=captioner,
-        segmenter=segmenter,
-        captions=captions,
-        maps=maps,
-        device=where,
-        keep=None if dry_run else kept_folder(source, out),
-    )
     scenes = scene_styles(source, split, by_scene=style == "scene")
+    wanted = Wanted(captioner, segmenter, captions, maps)
+    _run(loaded, settings, wanted, source, out, scenes, where, dry_run=dry_run)
+
+
+def _run(
+    loaded: Model,
+    settings: TranslateSettings,
+    wanted: Wanted,
+    source: Path,
+    out: Path,
+    scenes: SceneStyles | None,
+    device: str,
+    *,
+    dry_run: bool,
+) -> None:
+    """Annotate on the device, then translate on it; a dry run lists what would be made."""
+    from v2ir.sampling import Translator
+
+    translator = Translator(loaded, settings)
+    keep = None if dry_run else kept_folder(source, out)
+    sources = make_sources(translator, wanted, device=device, keep=keep)
     if not dry_run:
         sources = annotate_ahead(source, out, translator, sources, scenes)
-    loaded.to(where)
-    translator = Translator(loaded, settings)
+    translator = Translator(loaded.to(device), settings)
     act = _list_pending if dry_run else _translate
     act(source, out, translator, sources.annotators, scenes)
 
