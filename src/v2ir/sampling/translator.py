@@ -201,7 +201,7 @@ class Translator:
             generators=generators,
         )
         pictures = self.windows.decode(self.model.decode, latents, card.factor)
-        if self.model.refiner is not None and "visible" not in self.without:
+        if self.model.refiner is not None:
             pictures = self._refine(pictures, batch)
         return list(from_tensor(pictures))
 
