@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from v2ir.errors import InputError
 
 BUCKET = 25_000_000
+SHARDED = {"FSDP", "DEEPSPEED", "MEGATRON_LM", "TP"}
 
 
 class Team:
@@ -30,6 +31,13 @@ class Team:
         from accelerate import Accelerator
 
         self.accelerator = Accelerator()
+        kind = self.accelerator.distributed_type.value
+        if kind in SHARDED:
+            raise InputError(
+                "training keeps whole weights in every process",
+                got=f"accelerate's setting {kind}",
+                do="start plain processes, and use --fit to save memory",
+            )
         if self.accelerator.mixed_precision == "fp16":
             raise InputError(
                 "training does not scale losses for float16",
