@@ -262,3 +262,55 @@ def test_two_processes_train_like_one_with_twice_the_batch(data, tmp_path):
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     for one, two in zip(models[0].unet.parameters(), models[1].unet.parameters(), strict=True):
         torch.testing.assert_close(one, two, atol=1e-3, rtol=1e-2)
+
+
+def test_several_recipes_in_one_command_get_a_run_folder_each(data, tmp_path):
+    tiny = RECIPES["tiny"]
+    names = []
+    for number in (1, 2):
+        stages = (tiny.stages[0].model_copy(update={"steps": number}),)
+        path = tmp_path / f"row-{number}.json"
+        path.write_text(tiny.model_copy(update={"stages": stages}).model_dump_json())
+        names.append(str(path))
+    launch(1, ",".join(names), data, tmp_path / "runs")
+    for number in (1, 2):
+        rows = list(read_jsonl(tmp_path / "runs" / f"row-{number}" / "log.jsonl"))
+        assert rows[-1]["step"] == number
+
+
+def test_a_setting_that_shards_weights_is_refused(monkeypatch):
+    from accelerate.utils import DistributedType
+
+    from v2ir.training.team import Team
+
+    class Sharded:
+        distributed_type = DistributedType.FSDP
+
+    monkeypatch.setattr("accelerate.Accelerator", Sharded)
+    with pytest.raises(InputError, match="whole weights"):
+        Team()
+
+
+def test_gradients_are_averaged_whatever_is_missing():
+    from types import SimpleNamespace
+
+    from v2ir.training.team import Team
+
+    team = Team()
+    sent = []
+
+    def reduce(flat, reduction):
+        assert reduction == "mean"
+        sent.append(flat)
+        return flat / 2
+
+    team.accelerator = SimpleNamespace(reduce=reduce, num_processes=2)
+    one, two = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(3))
+    half = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
+    frozen = torch.nn.Parameter(torch.ones(2), requires_grad=False)
+    one.grad, half.grad = torch.full((2, 2), 4.0), torch.full((2,), 2.0, dtype=torch.bfloat16)
+    team.mean_gradients([one, two, half, frozen])
+    assert torch.equal(one.grad, torch.full((2, 2), 2.0))
+    assert torch.equal(two.grad, torch.zeros(3))
+    assert half.grad.dtype == torch.bfloat16 and half.grad.tolist() == [1.0, 1.0]
+    assert frozen.grad is None and len(sent) == 2
