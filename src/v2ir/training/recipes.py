@@ -72,11 +72,11 @@ def _mini() -> Recipe:
             Stage(
                 name="refine", objective="refinement",
                 **{
-                    **street, "trains": ("refiner",), "learning_rate": 1e-3, "jitter": 0.3,
+                    **street, "trains": ("refiner",), "learning_rate": 8e-4, "jitter": 0.3,
                     "drop": 0.0, "end_to_end": 1.0, "hot": 1.0, "structure": 0.5,
-                    "adversarial": 0.1, "features": 5.0, "sample_every": 250,
+                    "adversarial": 1.0, "features": 5.0, "sample_every": 250,
                 },
-                steps=1200, decay_steps=1200,
+                steps=800, decay_steps=800,
             ),
         ),
         card={
