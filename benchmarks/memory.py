@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from v2ir.annotation import annotate
-from v2ir.data import index
+from v2ir.data import SplitRule, index
 from v2ir.images import write_image
 from v2ir.model import architecture, build_model
 from v2ir.model.networks import build_unet
@@ -66,7 +66,7 @@ def draw_data(folder: Path, number: int = 4) -> Path:
         visible = np.kron(small, np.ones((40, 40, 1), np.uint8))
         write_image(data / "rgb" / f"{place}.png", visible)
         write_image(data / "ir" / f"{place}.png", visible.mean(axis=2).astype(np.uint8))
-    index(data, split="random", style=lambda name: "drawn")
+    index(data, SplitRule(by="random"), style=lambda name: "drawn")
     annotate(data)
     rows = [json.loads(line) for line in (data / "scenes.jsonl").read_text().splitlines()]
     rows = [{**row, "split": "train"} for row in rows]
