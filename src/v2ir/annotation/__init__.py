@@ -5,6 +5,7 @@ from __future__ import annotations
 from v2ir.annotation.annotating import AnnotationReport, annotate
 from v2ir.annotation.exporting import EXPORTS, ExportReport, export
 from v2ir.annotation.findings import check_annotations
+from v2ir.annotation.masking import MaskReport, make_masks
 from v2ir.annotation.masks import RENDERINGS, merge_masks
 from v2ir.annotation.own import ImportReport, import_captions, import_segmentations
 from v2ir.annotation.provenance import Provenance
@@ -21,6 +22,8 @@ from v2ir.annotation.registry import (
 from v2ir.annotation.statistics import StatisticsCaptioner
 from v2ir.annotation.store import AnnotationStore
 from v2ir.annotation.structure import SceneDescription, SceneObject, parse_description, render
+from v2ir.annotation.thermal import THERMAL_MASKS, ThermalMasker, make_masker
+from v2ir.annotation.thermal_files import read_thermal_mask
 from v2ir.annotators import Captioner, Segmenter
 
 __all__ = [
@@ -31,25 +34,31 @@ __all__ = [
     "RENDERINGS",
     "SEGMENTERS",
     "SEGMENTER_FAMILIES",
+    "THERMAL_MASKS",
     "AnnotationReport",
     "AnnotationStore",
     "Captioner",
     "ExportReport",
     "ImportReport",
+    "MaskReport",
     "Provenance",
     "RegionSegmenter",
     "SceneDescription",
     "SceneObject",
     "Segmenter",
     "StatisticsCaptioner",
+    "ThermalMasker",
     "annotate",
     "check_annotations",
     "export",
     "import_captions",
     "import_segmentations",
     "make_captioner",
+    "make_masker",
+    "make_masks",
     "make_segmenter",
     "merge_masks",
     "parse_description",
+    "read_thermal_mask",
     "render",
 ]

@@ -13,6 +13,7 @@ from v2ir.annotation.captions import CaptionFile, CaptionRecord
 from v2ir.annotation.maps import MapFolder
 from v2ir.annotation.provenance import Annotator, Kind, Provenance, State
 from v2ir.annotation.quality import caption_fault
+from v2ir.annotation.thermal_files import MaskFolder
 from v2ir.annotators import Described
 from v2ir.records import Scene
 
@@ -23,9 +24,9 @@ class AnnotationStore:
     """Captions and maps of a data set, each with annotator, version and image hash.
 
     What the user brings (`captions/NAME.txt`, lines of `captions.jsonl` that name no
-    annotator, PNG files in `seg/` and `mask/`) is taken as it is and never overwritten
-    without `force`. Results made from another image than the scene's are never given
-    out. Several processes may write at the same time.
+    annotator, PNG files in `seg/` and `mask/`, JPEG files in `mask/`) is taken as it is and
+    never overwritten without `force`. Results made from another image than the scene's are
+    never given out. Several processes may write at the same time.
 
     Captions and segmentation maps belong to the visible image, thermal masks to the
     infrared one.
@@ -48,7 +49,7 @@ class AnnotationStore:
         self._captions = CaptionFile(root)
         self._maps: dict[Kind, MapFolder] = {
             "segmentation": MapFolder(root / "seg"),
-            "mask": MapFolder(root / "mask"),
+            "mask": MaskFolder(root / "mask"),
         }
 
     def caption(self, scene: Scene) -> str | None:
@@ -92,7 +93,7 @@ class AnnotationStore:
         return False
 
     def mask_path(self, scene: Scene) -> Path | None:
-        """Return the path of the scene's thermal mask, or None."""
+        """Return the path of the scene's thermal mask, or None; read it by `read_thermal_mask`."""
         return self._maps["mask"].usable_path(scene.name, scene.infrared_hash)
 
     def provenance(self, kind: Kind, scene: Scene) -> Provenance | None:
@@ -152,5 +153,8 @@ class AnnotationStore:
     def put_mask(
         self, scene: Scene, pixels: np.ndarray, source: Provenance, *, force: bool = False
     ) -> None:
-        """Keep the thermal mask of a scene, HW uint8; as `put_segmentation`."""
+        """Keep the thermal mask of a scene, HW uint8, 0 cold and 255 hot.
+
+        What lies between is in doubt. Errors are those of `put_segmentation`.
+        """
         self._maps["mask"].put(scene.name, pixels, source, force=force)

@@ -28,6 +28,11 @@ def command(
         metavar="NAME|none",
         help="Segmenter: regions, sam-huge, sam:HUB_NAME_OR_FOLDER, or none.",
     ),
+    thermal_mask: str = typer.Option(
+        "none",
+        metavar="METHOD|none",
+        help="Thermal masks of the infrared images: otsu, percentile or local-contrast.",
+    ),
     sampling: str | None = typer.Option(None, help="Words of captions: greedy or nucleus."),
     number: int | None = typer.Option(None, min=1, help="Captions an image, with nucleus."),
     style: str | None = typer.Option(
@@ -56,27 +61,25 @@ def command(
     ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Say what would be made; write nothing."),
 ) -> None:
-    """Make captions and segmentation maps once, and again only where they became stale.
+    """Make captions, segmentation maps and thermal masks once, and again where they are stale.
 
     Captions go to DATA/captions.jsonl, maps to DATA/seg/NAME.png. Your own captions
     (DATA/captions/NAME.txt) and maps are taken as they are. Images without a visible side
-    need neither.
+    need neither. Thermal masks are made of the infrared images if you ask for them, and go
+    to DATA/mask/NAME.png.
 
     Example: v2ir annotate data --captioner blip-base --segmenter sam-base --device cuda
+
+    Example: v2ir annotate data --thermal-mask percentile,percent=90,softness=0.1
     """
-    if (export is None) != (into is None):
-        raise InputError("--export and --into belong together", do="give both or neither")
-    if rendering and segmentations is None and not segmenter_draws(segmenter):
-        raise InputError(
-            "--rendering has no effect here",
-            got=f"--segmenter {segmenter}",
-            do="it is for SAM and for folders of masks; drop it",
-        )
+    _check_options(export, into, bool(rendering) and segmentations is None, segmenter)
     words = with_options(captioner, sampling=sampling, number=number, style=style)
     maps = with_options(segmenter, rendering=rendering if segmenter_draws(segmenter) else None)
     failures = _take_own(data, captions, segmentations, rendering, force, dry_run)
     # What was just taken must not be made again in the same breath.
     anew = force and captions is None and segmentations is None
+    # Cheap, and so first: a method that does not exist is told before hours of captioning.
+    failures += _make_masks(data, thermal_mask, anew, dry_run)
     failures += _make(data, words, maps, batch_size, device, anew, dry_run)
     if export is not None and into is not None:
         _export(data, into, export, dry_run)
@@ -98,6 +101,18 @@ def segmenter_draws(name: str) -> bool:
     from v2ir.annotation import SEGMENTERS
 
     return name != "none" and name not in SEGMENTERS
+
+
+def _check_options(export: str | None, into: Path | None, must_draw: bool, segmenter: str) -> None:
+    """Refuse options without effect; `must_draw`: only a segmenter can draw a rendering."""
+    if (export is None) != (into is None):
+        raise InputError("--export and --into belong together", do="give both or neither")
+    if must_draw and not segmenter_draws(segmenter):
+        raise InputError(
+            "--rendering has no effect here",
+            got=f"--segmenter {segmenter}",
+            do="it is for SAM and for folders of masks; drop it",
+        )
 
 
 def _take_own(
@@ -160,6 +175,25 @@ def _make(
             progress=progress,
         )
     _show_made(report, captioner, segmenter, "to make" if dry_run else "made")
+    return list(report.failures)
+
+
+def _make_masks(data: Path, method: str, force: bool, dry_run: bool) -> list[tuple[str, str]]:
+    from v2ir.annotation import make_masks
+
+    if method == "none":
+        return []
+    with progress_bar("thermal masks") as progress:
+        report = make_masks(data, method, force=force, dry_run=dry_run, progress=progress)
+    counts, verb = report.masks, "to make" if dry_run else "made"
+    _line(
+        f"thermal masks by {method}: {counts.made} {verb}, "
+        f"{counts.kept} already there, {counts.own} your own"
+    )
+    if report.hot is not None:
+        _line(f"  {100 * report.hot:.1f} % of their pixels are hot")
+    if report.visible_only:
+        _line(f"{report.visible_only} scenes without an infrared image need none")
     return list(report.failures)
 
 
