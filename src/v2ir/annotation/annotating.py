@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -61,6 +61,44 @@ class AnnotationReport:
 
 
 @dataclasses.dataclass(frozen=True)
+class Share:
+    """Some scenes of a pass, for one annotator.
+
+    Attributes:
+        root: Folder of the data set.
+        kind: What is made.
+        annotator: Makes it.
+        force: Whether to make it again, the user's own included.
+        batch_size: Images given to the annotator at once.
+        scenes: The scenes.
+    """
+
+    root: Path
+    kind: Kind
+    annotator: Annotator
+    force: bool
+    batch_size: int
+    scenes: Sequence[Scene]
+
+
+@dataclasses.dataclass(frozen=True)
+class ShareReport:
+    """The outcome of a share.
+
+    Attributes:
+        counts: What was made.
+        failures: The reason for each file that could not be annotated.
+    """
+
+    counts: Counts
+    failures: dict[str, str]
+
+
+Spread = Callable[[AnnotationStore, Share, Progress], ShareReport]
+"""Does a share elsewhere, with its results in the store at the end."""
+
+
+@dataclasses.dataclass(frozen=True)
 class _Task:
     """One annotator and where its results go."""
 
@@ -82,6 +120,7 @@ def annotate(
     batch_size: int = 8,
     device: str = "cpu",
     progress: Progress = no_progress,
+    spread: Spread | None = None,
 ) -> AnnotationReport:
     """Make the captions and segmentation maps that are missing or stale.
 
@@ -99,6 +138,7 @@ def annotate(
         batch_size: Images given to an annotator at once; results do not depend on it.
         device: Where the networks of annotators given by name run.
         progress: Told the number of finished results.
+        spread: Does the work of each annotator elsewhere, such as on a cluster.
 
     Raises:
         DataError: If the data set has no index.
@@ -126,13 +166,57 @@ def annotate(
     else:
         total, done = sum(map(len, pending)), 0
         for task, left in zip(tasks, pending, strict=True):
-            for start in range(0, len(left), batch_size):
-                batch = left[start : start + batch_size]
-                failures |= _annotate_batch(store, task, batch, force)
-                done += len(batch)
-                progress(done, total)
+            share = Share(root, task.kind, task.annotator, force, batch_size, left)
+            if left:
+                told = _shifted(progress, done, total)
+                failures |= _do(store, task, share, told, spread)
+            done += len(left)
             release(task.annotator)
     return AnnotationReport(captions, maps, len(scenes) - len(visible), tuple(failures.items()))
+
+
+def _shifted(progress: Progress, before: int, total: int) -> Progress:
+    return lambda done, _: progress(before + done, total)
+
+
+def _do(
+    store: AnnotationStore, task: _Task, share: Share, progress: Progress, spread: Spread | None
+) -> dict[str, str]:
+    """Do a share here or elsewhere, and add to the task's counts; return the failures."""
+    if spread is None:
+        return _batches(store, task, share, progress)
+    report = spread(store, share, progress)
+    for field in dataclasses.fields(Counts):
+        number = getattr(task.counts, field.name) + getattr(report.counts, field.name)
+        setattr(task.counts, field.name, number)
+    return report.failures
+
+
+def annotate_share(
+    store: AnnotationStore, share: Share, progress: Progress = no_progress
+) -> ShareReport:
+    """Make the results of a share and keep them in the store; what is fresh is passed over.
+
+    The annotator keeps its memory, for the next share.
+    """
+    counts = Counts()
+    if share.kind == "caption":
+        task = _caption_task(store, cast("Captioner", share.annotator), counts)
+    else:
+        task = _map_task(store, cast("Segmenter", share.annotator), counts)
+    return ShareReport(counts, _batches(store, task, share, progress))
+
+
+def _batches(
+    store: AnnotationStore, task: _Task, share: Share, progress: Progress
+) -> dict[str, str]:
+    """Do a share batch by batch; return the reasons of its failures by file."""
+    failures: dict[str, str] = {}
+    scenes, size = share.scenes, share.batch_size
+    for start in range(0, len(scenes), size):
+        failures |= _annotate_batch(store, task, scenes[start : start + size], share.force)
+        progress(min(start + size, len(scenes)), len(scenes))
+    return failures
 
 
 def _tasks(
@@ -143,14 +227,21 @@ def _tasks(
     maps: Counts,
 ) -> Iterator[_Task]:
     if captioner is not None:
-
-        def make(images: Sequence[np.ndarray]) -> list[Described]:
-            return describe(captioner, images)
-
-        yield _Task("caption", captioner, make, store.put_captions, _caption_fault, captions)
+        yield _caption_task(store, captioner, captions)
     if segmenter is not None:
-        put = store.put_segmentation
-        yield _Task("segmentation", segmenter, segmenter.segment, put, _map_fault, maps)
+        yield _map_task(store, segmenter, maps)
+
+
+def _caption_task(store: AnnotationStore, captioner: Captioner, counts: Counts) -> _Task:
+    def make(images: Sequence[np.ndarray]) -> list[Described]:
+        return describe(captioner, images)
+
+    return _Task("caption", captioner, make, store.put_captions, _caption_fault, counts)
+
+
+def _map_task(store: AnnotationStore, segmenter: Segmenter, counts: Counts) -> _Task:
+    put = store.put_segmentation
+    return _Task("segmentation", segmenter, segmenter.segment, put, _map_fault, counts)
 
 
 def _caption_fault(found: Described) -> str | None:

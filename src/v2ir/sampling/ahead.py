@@ -25,6 +25,8 @@ def caption_ahead(
     annotators: Annotators,
     batch_size: int = 8,
     progress: Progress = no_progress,
+    *,
+    free: bool = True,
 ) -> None:
     """Caption the images of jobs in batches, keep the captions, and free the captioner.
 
@@ -37,6 +39,7 @@ def caption_ahead(
         annotators: With a captioner and a place to keep.
         batch_size: Images that the captioner gets at once.
         progress: Told the number of images that were looked at.
+        free: Whether the captioner's memory is given back at the end.
 
     Raises:
         ModelError: If the captioner's weights are not available.
@@ -47,7 +50,8 @@ def caption_ahead(
         for batch in _batches(_shown(jobs, translator, progress), batch_size):
             annotators.captions_of(batch)
     finally:
-        release(annotators.captioner)
+        if free:
+            release(annotators.captioner)
 
 
 def segment_ahead(
@@ -56,13 +60,16 @@ def segment_ahead(
     annotators: Annotators,
     batch_size: int = 8,
     progress: Progress = no_progress,
+    *,
+    free: bool = True,
 ) -> None:
     """Segment the images of jobs in batches; otherwise as `caption_ahead`."""
     try:
         for batch in _batches(_shown(jobs, translator, progress), batch_size):
             annotators.maps_of(batch)
     finally:
-        release(annotators.segmenter)
+        if free:
+            release(annotators.segmenter)
 
 
 def _shown(

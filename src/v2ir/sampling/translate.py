@@ -89,6 +89,20 @@ def translate(
         OutputError: If the disk refuses; what was written stays valid.
     """
     jobs = _chosen(find_jobs(source, out), source, scenes)
+    return translate_jobs(jobs, translator, annotators, progress, scenes)
+
+
+def translate_jobs(
+    jobs: Sequence[Job],
+    translator: Translator,
+    annotators: Annotators | None = None,
+    progress: Progress = no_progress,
+    scenes: SceneStyles | None = None,
+) -> TranslateReport:
+    """Translate the images of jobs, as `translate` does with all that it finds.
+
+    `scenes` gives styles alone here; every job is done.
+    """
     run = _Run(translator, annotators or Annotators(), len(jobs), progress, scenes or {})
     return run.over(jobs)
 
@@ -100,10 +114,15 @@ def pending(
     annotators: Annotators | None = None,
     scenes: SceneStyles | None = None,
 ) -> Iterator[tuple[Job, bool]]:
-    """Yield each job of `translate` and whether it would be made; nothing is written."""
+    """Yield each job of `translate` and whether it would be tried; nothing is written."""
     run = _Run(translator, annotators or Annotators(), 0, no_progress, scenes or {})
     for job in _chosen(find_jobs(source, out), source, scenes):
-        yield job, not is_done(job, run.wanted(job))
+        try:
+            wanted = run.wanted(job)
+        except OSError:
+            yield job, True  # The one who tries reports why it cannot be read.
+        else:
+            yield job, not is_done(job, wanted)
 
 
 def _chosen(jobs: list[Job], source: Path, scenes: SceneStyles | None) -> list[Job]:

@@ -107,6 +107,10 @@ class TextCache(TensorCache):
         super().__init__(folder, encoder_hash)
         self.embed = embed
 
+    def holds(self, prompt: str) -> bool:
+        """Whether an embedding is there already."""
+        return self.key(f"text {prompt}") in self.store
+
     def get(self, prompts: Sequence[str]) -> Tensor:
         """Return the embeddings (N, L, D) of prompts."""
         made = [self.get_or_make(f"text {p}", lambda p=p: self.embed(p)) for p in prompts]  # type: ignore[misc]
@@ -129,6 +133,11 @@ class Caches:
         """Write what is not on disk yet."""
         self.latents.store.flush()
         self.text.store.flush()
+
+    def refresh(self) -> None:
+        """Take in what other processes have written."""
+        self.latents.store.refresh()
+        self.text.store.refresh()
 
 
 def draw_window(latent: Tensor, size: int, generator: np.random.Generator) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import torch
 
 from v2ir.errors import UnknownNameError
 from v2ir.model import Model
-from v2ir.model.folder import find_model, load_part
+from v2ir.model.folder import find_model, load_model, load_part
 from v2ir.model.networks import encode_mode
 from v2ir.records import Progress, no_progress
 from v2ir.training.average import averaged
@@ -58,6 +58,27 @@ class TrainSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class CacheShare:
+    """Scenes whose latents and embeddings a stage needs.
+
+    Attributes:
+        stage: The stage.
+        start: Model folder or name that it starts from.
+        cache_dir: Folder of the caches.
+        scenes: Scenes that lack something.
+    """
+
+    stage: Stage
+    start: str
+    cache_dir: Path
+    scenes: Sequence[TrainingScene]
+
+
+FillCaches = Callable[[CacheShare, Progress], None]
+"""Fills the caches elsewhere, such as on a cluster."""
+
+
+@dataclasses.dataclass(frozen=True)
 class _Work:
     """What the stages of one call share."""
 
@@ -67,12 +88,14 @@ class _Work:
     cache_dir: Path
     memory: int | None
     bar: Callable[[str], Progress]
+    fill: FillCaches | None = None
 
 
 def train(
     recipe: Recipe,
     settings: TrainSettings,
     progress: Callable[[str], Progress] = lambda stage: no_progress,
+    fill: FillCaches | None = None,
 ) -> Path:
     """Run the stages of a recipe; the same call continues an interrupted run.
 
@@ -83,6 +106,8 @@ def train(
         recipe: The recipe.
         settings: Folders and stages.
         progress: Asked for a progress function at the start of each stage.
+        fill: Fills the caches of each stage that starts from a model folder, before it
+            trains; what it leaves is computed here.
 
     Returns:
         Folder of the last finished stage's model.
@@ -107,6 +132,7 @@ def train(
         settings.cache_dir or settings.data_dir / ".cache",
         settings.memory,
         progress if team.is_lead else lambda stage: no_progress,
+        fill if team.is_lead else None,
     )
     previous: Path | None = None
     with run.events() if team.is_lead else contextlib.nullcontext():
@@ -140,6 +166,10 @@ def _run_stage(
     _prepare_networks(model, plan)
     caches = _caches(model, work.cache_dir)
     objective = OBJECTIVES[stage.objective](model, stage, caches)
+    if work.fill and start is not None and (left := objective.unprepared(scenes)):
+        work.fill(CacheShare(stage, str(start), work.cache_dir, left), progress)
+    team.wait()
+    caches.refresh()
     objective.prepare(scenes[team.rank :: team.size], progress)
     team.wait()
     resting = Resting(model, objective.needs, start, team.device)
@@ -171,6 +201,33 @@ def _run_stage(
         if sample:
             sample(None)
     team.wait()
+
+
+class CacheFiller:
+    """Computes what a stage needs of some of its scenes, and keeps it.
+
+    Args:
+        share: The stage and its folders; the scenes are given with each call.
+        device: Where the networks run.
+    """
+
+    def __init__(self, share: CacheShare, device: str = "cpu") -> None:
+        model = load_model(share.start, device)
+        self.caches = _caches(model, share.cache_dir)
+        self.objective = OBJECTIVES[share.stage.objective](model, share.stage, self.caches)
+
+    def fill(self, scenes: Sequence[TrainingScene]) -> None:
+        """Compute what is missing; what others have written meanwhile is not made again.
+
+        Raises:
+            ImageReadError: If an image cannot be read; what was computed is kept.
+            OutputError: If the disk refuses.
+        """
+        self.caches.refresh()
+        try:
+            self.objective.prepare(scenes, no_progress)
+        finally:
+            self.caches.flush()
 
 
 def _plan(model: Model, stage: Stage, work: _Work) -> MemoryPlan | None:

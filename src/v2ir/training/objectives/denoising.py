@@ -117,17 +117,34 @@ class Denoising:
 
         self.caches.flush()
 
+    def unprepared(self, scenes: Sequence[TrainingScene]) -> list[TrainingScene]:
+        """Return the scenes that lack a latent or the embedding of a prompt."""
+        unique = {item.scene.name: item for item in scenes}.values()
+        return [item for item in unique if self._lacks_prompt(item) or self._missing_parts(item)]
+
+    def _lacks_prompt(self, item: TrainingScene) -> bool:
+        if "text_encoder" in self.modules:
+            return False
+        return not all(map(self.caches.text.holds, {"", *self._all_prompts([item])}))
+
     def _missing(self, item: TrainingScene) -> list[tuple[str, Variant, np.ndarray]]:
         """Return hash, view and pixels of a scene's images that are not encoded yet."""
         found = []
+        for part, entries in self._missing_parts(item).items():
+            pixels = read_part(item, part)
+            found += [(image_hash, view, pixels) for image_hash, view in entries]
+        return found
+
+    def _missing_parts(self, item: TrainingScene) -> dict[str, list[tuple[str, Variant]]]:
+        """Return hash and view of what is not encoded yet, by part."""
+        found = {}
         for part in self._parts(item):
             entries = dict.fromkeys(
                 self._entry(item, part, variant)[:2] for variant in self._variants(item)
             )
             missing = [entry for entry in entries if not self.caches.latents.holds(*entry)]
             if missing:
-                pixels = read_part(item, part)
-                found += [(image_hash, view, pixels) for image_hash, view in missing]
+                found[part] = missing
         return found
 
     def _all_prompts(self, scenes: Sequence[TrainingScene]) -> Iterator[str]:

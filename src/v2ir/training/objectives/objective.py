@@ -55,6 +55,9 @@ class Objective(Protocol):
     def prepare(self, scenes: Sequence[TrainingScene], progress: Progress) -> None:
         """Compute once what every batch needs, before the first step."""
 
+    def unprepared(self, scenes: Sequence[TrainingScene]) -> list[TrainingScene]:
+        """Return the scenes for which `prepare` has something to compute."""
+
     def finish(self, scenes: Sequence[TrainingScene]) -> None:
         """Do what is left when the weights are final."""
 

@@ -74,6 +74,10 @@ class Reconstruction:
     def prepare(self, scenes: Sequence[TrainingScene], progress: Progress) -> None:
         """Do nothing: crops are cut anew in every step."""
 
+    def unprepared(self, scenes: Sequence[TrainingScene]) -> list[TrainingScene]:
+        """Return no scene: nothing is computed ahead."""
+        return []
+
     @torch.no_grad()
     def finish(self, scenes: Sequence[TrainingScene]) -> None:
         """Measure each channel of the infrared latents, so that they get unit variance.
