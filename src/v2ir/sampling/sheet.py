@@ -55,7 +55,7 @@ def draw_sheet(rows: Sequence[SheetRow]) -> np.ndarray:
 def _strip(row: SheetRow) -> Image.Image:
     views = [("visible", row.visible), ("segmentation", row.segmentation)]
     shown = [
-        (title, _tile(view))
+        (title, tile(view))
         for title, view in (*views, ("infrared", row.infrared))
         if view is not None
     ]
@@ -75,7 +75,7 @@ def _strip(row: SheetRow) -> Image.Image:
     return strip
 
 
-def _tile(pixels: np.ndarray) -> Image.Image:
+def tile(pixels: np.ndarray) -> Image.Image:
     """Return pixels as an RGB tile of the sheet's height, not wider than three times that."""
     height, width = pixels.shape[:2]
     wide = min(max(1, round(width * TILE_HEIGHT / height)), 3 * TILE_HEIGHT)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from v2ir.errors import DataError, OutputError
 from v2ir.files import read_json, write_bytes, write_json
@@ -93,7 +94,22 @@ def is_done(job: Job, wanted: Sidecar) -> bool:
         return False
 
 
-def write_result(job: Job, png: bytes, sidecar: Sidecar) -> None:
+class Written(Protocol):
+    """What ends as an image with a sidecar.
+
+    Attributes:
+        output: The image.
+        sidecar: The JSON file beside it.
+    """
+
+    @property
+    def output(self) -> Path: ...  # noqa: D102
+
+    @property
+    def sidecar(self) -> Path: ...  # noqa: D102
+
+
+def write_result(job: Written, png: bytes, sidecar: JsonRecord) -> None:
     """Write an image and its sidecar so that a kill in between leaves the job undone.
 
     The old sidecar goes first, because beside a new image it would say that the image
