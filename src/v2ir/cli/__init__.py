@@ -8,7 +8,18 @@ import sys
 import typer
 
 from v2ir import __version__
-from v2ir.cli import annotate, check, convert, demo, evaluate, index, models, train, translate
+from v2ir.cli import (
+    annotate,
+    check,
+    convert,
+    demo,
+    evaluate,
+    generate,
+    index,
+    models,
+    train,
+    translate,
+)
 from v2ir.errors import V2IRError
 
 app = typer.Typer(
@@ -18,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for verb in (translate, index, check, annotate, train, evaluate, convert, models, demo):
+for verb in (translate, generate, index, check, annotate, train, evaluate, convert, models, demo):
     app.command(verb.__name__.rpartition(".")[2])(verb.command)
 
 
