@@ -66,7 +66,7 @@ def draw_data(folder: Path, number: int = 4) -> Path:
         visible = np.kron(small, np.ones((40, 40, 1), np.uint8))
         write_image(data / "rgb" / f"{place}.png", visible)
         write_image(data / "ir" / f"{place}.png", visible.mean(axis=2).astype(np.uint8))
-    index(data, SplitRule(by="random"), style=lambda name: "drawn")
+    index(data, split=SplitRule(by="random"), style=lambda name: "drawn")
     annotate(data)
     rows = [json.loads(line) for line in (data / "scenes.jsonl").read_text().splitlines()]
     rows = [{**row, "split": "train"} for row in rows]
