@@ -13,10 +13,10 @@ from v2ir.model.networks import (
     Architecture,
     build_autoencoder,
     build_scheduler,
-    build_text_encoder,
     build_tokenizer,
     build_unet,
 )
+from v2ir.model.text import build_text_encoder
 
 
 def build_model(
@@ -44,7 +44,7 @@ def build_model(
         torch.manual_seed(seed)
         unet = build_unet(architecture.unet, len(styles))
         autoencoder = build_autoencoder(architecture)
-        text_encoder = build_text_encoder(architecture.text_encoder, tokenizer)
+        text_encoder = build_text_encoder(architecture, tokenizer)
     card = ModelCard(
         name=name,
         channels=architecture.unet["out_channels"],

@@ -23,11 +23,11 @@ from v2ir.model.conditions import Conditions
 from v2ir.model.denoiser import NetworkDenoiser, NoiseSchedule
 from v2ir.model.networks import encode_mode
 from v2ir.model.refiner import refine
+from v2ir.model.text import TEXT_ENCODERS, text_encoder_class
 
 CARD_NAME = "v2ir.json"
 _CLASSES = {
     "unet": ("diffusers", "UNet2DConditionModel"),
-    "text_encoder": ("transformers", "CLIPTextModel"),
     "scheduler": ("diffusers", "DDPMScheduler"),
 }
 
@@ -130,7 +130,8 @@ class Model:
     def decode(self, latents: Tensor) -> Tensor:
         """Decode denoised latents (N, c, h, w) to images (N, 3, H, W), about [-1, 1]."""
         dtype = next(self.autoencoder.parameters()).dtype
-        return self.autoencoder.decode(self.unscale_latents(latents.to(dtype))).sample
+        decoded = self.autoencoder.decode(self.unscale_latents(latents.to(dtype))).sample
+        return decoded.expand(-1, 3, -1, -1)
 
     @torch.no_grad()
     def refine(self, pictures: Tensor, visible: Tensor, styles: Tensor | None) -> Tensor:
@@ -226,6 +227,7 @@ def _subfolder(name: str) -> str:
 def _index(model: Model) -> dict[str, Any]:
     parts = {name: list(value) for name, value in _CLASSES.items()}
     parts["vae"] = ["diffusers", type(model.autoencoder).__name__]
+    parts["text_encoder"] = ["transformers", type(model.text_encoder).__name__]
     parts["tokenizer"] = ["transformers", type(model.tokenizer).__name__]
     if model.refiner is not None:
         parts["refiner"] = ["diffusers", "UNet2DModel"]
@@ -317,13 +319,13 @@ def load_part(folder: Path, name: str) -> Any:
     Raises:
         ModelError: If the weights do not fill the network.
     """
-    from transformers import CLIPTextModel
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     if name == "text_encoder":
-        part, info = CLIPTextModel.from_pretrained(
-            folder / name, dtype=torch.float32, output_loading_info=True
+        kind = read_json(folder / "model_index.json")["text_encoder"][1]
+        part, info = text_encoder_class(kind).from_pretrained(
+            folder / name, dtype=torch.float32, output_loading_info=True, **TEXT_ENCODERS[kind]
         )
     else:
         part, info = _network_class(folder, name).from_pretrained(

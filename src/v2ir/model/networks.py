@@ -20,7 +20,8 @@ class Architecture(BaseModel):
         autoencoder_class: `AutoencoderKL` or `AutoencoderDC` of diffusers.
         autoencoder: Its configuration.
         unet: Configuration of diffusers' `UNet2DConditionModel`.
-        text_encoder: Configuration of transformers' `CLIPTextModel`.
+        text_encoder_class: Row of `v2ir.model.text.TEXT_ENCODERS`.
+        text_encoder: Its configuration.
         scheduler: Configuration of diffusers' `DDPMScheduler`: the noise schedule.
         factor: Pixels of the image for one pixel of the latent, along a side.
         words: Words that a small tokenizer knows as one piece; empty where the
@@ -32,6 +33,7 @@ class Architecture(BaseModel):
     autoencoder_class: str = "AutoencoderKL"
     autoencoder: dict[str, Any]
     unet: dict[str, Any]
+    text_encoder_class: str = "CLIPTextModel"
     text_encoder: dict[str, Any]
     scheduler: dict[str, Any]
     factor: int = 8
@@ -79,6 +81,31 @@ def _clip_text(width: int, layers: int, heads: int, length: int, vocabulary: int
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "max_position_embeddings": length,
+    }
+
+
+def _bert_text(width: int, layers: int, heads: int, length: int, vocabulary: int) -> dict[str, Any]:
+    sizes = _clip_text(width, layers, heads, length, vocabulary)
+    del sizes["projection_dim"]
+    # Dropout would draw from the global generator, which a continued run does not restore.
+    return {**sizes, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+def _infrared_autoencoder(
+    blocks: Sequence[int], layers: int, latents: int, **more: Any
+) -> dict[str, Any]:
+    """Return a KL autoencoder of one channel that halves the side between its blocks."""
+    return {
+        "in_channels": 1,
+        "out_channels": 1,
+        "down_block_types": ["DownEncoderBlock2D"] * len(blocks),
+        "up_block_types": ["UpDecoderBlock2D"] * len(blocks),
+        "block_out_channels": list(blocks),
+        "layers_per_block": layers,
+        "latent_channels": latents,
+        "sample_size": 512,
+        "scaling_factor": 0.18215,
+        **more,
     }
 
 
@@ -149,6 +176,48 @@ def _small(
     )
 
 
+def _text_to_infrared() -> Architecture:
+    """Return the full size of TxT2IR: one channel, f = 16, and a text encoder to be trained.
+
+    Source: TxT2IR's released code: multipliers 1-2-4-4-8 on 128; BERT's word pieces, 77
+    tokens, 32 layers. The number of heads is not stated; 12 is BERT's at this width.
+    """
+    blocks, attention = (320, 640, 1280, 1280), (True, True, True, False)
+    unet = _unet(blocks, attention, 2, cross_attention_dim=768, attention_head_dim=8)
+    return Architecture(
+        autoencoder=_infrared_autoencoder((128, 256, 512, 512, 1024), 2, 4),
+        unet={"sample_size": 32, "in_channels": 4, "out_channels": 4, **unet},
+        text_encoder_class="BertModel",
+        text_encoder=_bert_text(768, 32, 12, 77, 30_522),
+        scheduler=_PUBLISHED_SCHEDULE,
+        factor=16,
+    )
+
+
+def _small_text_to_infrared(
+    latents: int,
+    autoencoder: dict[str, Any],
+    unet: dict[str, Any],
+    text: tuple[int, int, int, int],
+) -> Architecture:
+    """Return a small model of the same kind that samples dark scenes from pure noise."""
+    width, layers, heads, length = text
+    return Architecture(
+        autoencoder=autoencoder,
+        unet={
+            "sample_size": 32,
+            "in_channels": latents,
+            "out_channels": latents,
+            "cross_attention_dim": width,
+            **unet,
+        },
+        text_encoder_class="BertModel",
+        text_encoder=_bert_text(width, layers, heads, length, 0),
+        scheduler=_ZERO_SNR_SCHEDULE,
+        factor=2 ** (len(autoencoder["block_out_channels"]) - 1),
+    )
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "sd15": _stable_diffusion(12),
     "mini": _small(
@@ -163,8 +232,24 @@ ARCHITECTURES: dict[str, Architecture] = {
         _unet((16, 32), (False, True), 1, attention_head_dim=2, norm_num_groups=4),
         (16, 1, 2, 24),
     ),
+    "txt2ir": _text_to_infrared(),
+    "txt2ir-mini": _small_text_to_infrared(
+        8,
+        _infrared_autoencoder(
+            (24, 48, 72, 96), 1, 8, norm_num_groups=8, mid_block_add_attention=False
+        ),
+        _unet((80, 112, 128), (False, True, True), 1, attention_head_dim=4, norm_num_groups=16),
+        (128, 3, 4, 77),
+    ),
+    "txt2ir-tiny": _small_text_to_infrared(
+        4,
+        _infrared_autoencoder((8, 8, 16), 1, 4, norm_num_groups=4, mid_block_add_attention=False),
+        _unet((16, 32), (False, True), 1, attention_head_dim=2, norm_num_groups=4),
+        (16, 1, 2, 24),
+    ),
 }
-"""`sd15` is the full size of DiffV2IR; `mini` is bundled; `tiny` is for tests."""
+"""`sd15` is the full size of DiffV2IR, `txt2ir` that of TxT2IR; `mini` is bundled; the tiny
+ones are for tests."""
 
 
 def architecture(name: str) -> Architecture:
@@ -201,19 +286,6 @@ def build_autoencoder(architecture: Architecture) -> Any:
     return classes[architecture.autoencoder_class](**architecture.autoencoder)
 
 
-def build_text_encoder(config: Mapping[str, Any], tokenizer: Any) -> Any:
-    """Build the CLIP text encoder with random weights for a tokenizer's vocabulary."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    pieces = {
-        "vocab_size": len(tokenizer),
-        "bos_token_id": tokenizer.cls_token_id,
-        "eos_token_id": tokenizer.sep_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    return CLIPTextModel(CLIPTextConfig(**{**config, **pieces})).eval()
-
-
 def build_tokenizer(words: Sequence[str], max_length: int) -> Any:
     """Build a word tokenizer; a word it does not know is read letter by letter."""
     from transformers import BertTokenizer
@@ -234,9 +306,19 @@ def build_scheduler(config: Mapping[str, Any]) -> Any:
     return DDPMScheduler(**config)
 
 
+def match_channels(autoencoder: Any, images: Tensor) -> Tensor:
+    """Return images (N, 3, H, W) with the autoencoder's number of channels.
+
+    An autoencoder of one channel gets the mean of the three, which for an infrared image
+    is the image itself. This is the only place that knows how many channels it takes.
+    """
+    channels = autoencoder.config.in_channels
+    return images.mean(dim=1, keepdim=True) if channels == 1 else images
+
+
 def encode_mode(autoencoder: Any, images: Tensor) -> Tensor:
     """Encode (N, 3, H, W) in [-1, 1] to the mode of the posterior, (N, c, H/f, W/f)."""
-    encoded = autoencoder.encode(images)
+    encoded = autoencoder.encode(match_channels(autoencoder, images))
     return encoded.latent if hasattr(encoded, "latent") else encoded.latent_dist.mode()
 
 
