@@ -114,8 +114,10 @@ class CaptionFile:
         append_jsonl(self.path, row)
 
     def _text_file(self, name: str) -> tuple[str, ...]:
-        path = self.folder / f"{name}.txt"
-        if not path.is_file():
+        # Captions of an infrared image are also found under the name that TxT2IR gives them.
+        paths = (self.folder / f"{name}{ending}.txt" for ending in ("", "_ir"))
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
             return ()
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         return tuple(line.strip() for line in lines if line.strip())

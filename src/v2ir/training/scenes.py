@@ -51,7 +51,7 @@ def training_scenes(root: Path, split: str = "train") -> list[TrainingScene]:
             TrainingScene(
                 scene=scene,
                 root=root,
-                captions=tuple(store.captions(scene)) if scene.visible else (),
+                captions=tuple(store.captions(scene)),
                 segmentation=path,
                 segmentation_hash=hash_file(path) if path else None,
             )
