@@ -176,21 +176,25 @@ def _small(
     )
 
 
-def _text_to_infrared() -> Architecture:
-    """Return the full size of TxT2IR: one channel, f = 16, and a text encoder to be trained.
+def _text_to_infrared(widths: Sequence[int]) -> Architecture:
+    """Return the full size of TxT2IR: one channel, and a text encoder to be trained.
 
     Source: TxT2IR's released code: multipliers 1-2-4-4-8 on 128; BERT's word pieces, 77
     tokens, 32 layers. The number of heads is not stated; 12 is BERT's at this width.
+
+    Args:
+        widths: Channels of the autoencoder; each further one halves the latent's side.
     """
     blocks, attention = (320, 640, 1280, 1280), (True, True, True, False)
+    factor = 2 ** (len(widths) - 1)
     unet = _unet(blocks, attention, 2, cross_attention_dim=768, attention_head_dim=8)
     return Architecture(
-        autoencoder=_infrared_autoencoder((128, 256, 512, 512, 1024), 2, 4),
-        unet={"sample_size": 32, "in_channels": 4, "out_channels": 4, **unet},
+        autoencoder=_infrared_autoencoder(widths, 2, 4),
+        unet={"sample_size": 512 // factor, "in_channels": 4, "out_channels": 4, **unet},
         text_encoder_class="BertModel",
         text_encoder=_bert_text(768, 32, 12, 77, 30_522),
         scheduler=_PUBLISHED_SCHEDULE,
-        factor=16,
+        factor=factor,
     )
 
 
@@ -232,7 +236,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         _unet((16, 32), (False, True), 1, attention_head_dim=2, norm_num_groups=4),
         (16, 1, 2, 24),
     ),
-    "txt2ir": _text_to_infrared(),
+    "txt2ir": _text_to_infrared((128, 256, 512, 512, 1024)),
+    "txt2ir-f8": _text_to_infrared((128, 256, 512, 512)),
     "txt2ir-mini": _small_text_to_infrared(
         8,
         _infrared_autoencoder(
@@ -248,8 +253,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         (16, 1, 2, 24),
     ),
 }
-"""`sd15` is the full size of DiffV2IR, `txt2ir` that of TxT2IR; `mini` is bundled; the tiny
-ones are for tests."""
+"""`sd15` is the full size of DiffV2IR, `txt2ir` that of TxT2IR (f = 16; `txt2ir-f8` has
+f = 8); `mini` is bundled; the tiny ones are for tests."""
 
 
 def architecture(name: str) -> Architecture:

@@ -50,6 +50,8 @@ class Stage(BaseModel):
         adversarial: Weight of a patch discriminator's verdict on pictures; 0 has none. Where
             the decoder trains too, it is a multiple of the adaptive weight.
         features: Weight of the discriminator's features within its verdict.
+        kl: Weight of the posterior's divergence from the normal distribution, for the
+            objective `infrared_autoencoder`. Source: Rombach et al. 2022, Appendix G (1e-6).
         drop: Probability of dropping each of the seven non-empty subsets of the
             conditions. Source: DiffV2IR's released code (0.02).
         drop_style: Probability of hiding the style.
@@ -93,6 +95,7 @@ class Stage(BaseModel):
     structure: float = Field(default=0.0, ge=0.0)
     adversarial: float = Field(default=0.0, ge=0.0)
     features: float = Field(default=0.0, ge=0.0)
+    kl: float = Field(default=0.0, ge=0.0)
     drop: float = Field(default=0.02, ge=0.0, le=1.0 / 7)
     drop_style: float = Field(default=0.05, ge=0.0, le=1.0)
     average_decay: float = 0.9999

@@ -23,7 +23,7 @@ from v2ir.training.cache import Caches, LatentCache, TextCache, weights_hash
 from v2ir.training.loop import StageRun, train_stage
 from v2ir.training.lora import widen_weights
 from v2ir.training.memory import GIGABYTE, MemoryPlan, choose_plan, footprint, peak_memory
-from v2ir.training.objectives import OBJECTIVES
+from v2ir.training.objectives import FOR_AUTOENCODERS, OBJECTIVES
 from v2ir.training.preview import preview
 from v2ir.training.resting import Resting
 from v2ir.training.run import Run
@@ -231,7 +231,7 @@ class CacheFiller:
 
 
 def _plan(model: Model, stage: Stage, work: _Work) -> MemoryPlan | None:
-    if work.memory is None or stage.objective == "reconstruction":
+    if work.memory is None or stage.objective in FOR_AUTOENCODERS:
         return None
     autocast = not isinstance(work.team.precision(), contextlib.nullcontext)
     found = footprint(model, stage, autocast)
@@ -258,7 +258,7 @@ def _widen(model: Model, start: str | Path | None) -> None:
 
 
 def _shows(stage: Stage, team: Team) -> bool:
-    return stage.objective != "reconstruction" and team.is_lead
+    return stage.objective not in FOR_AUTOENCODERS and team.is_lead
 
 
 def _facts(recipe: Recipe, stage: Stage, team: Team) -> dict[str, Any]:

@@ -6,16 +6,20 @@ from collections.abc import Callable
 
 from v2ir.training.objectives.denoising import Denoising
 from v2ir.training.objectives.end_to_end import EndToEnd
+from v2ir.training.objectives.infrared_autoencoder import InfraredAutoencoder
 from v2ir.training.objectives.objective import Draw, Objective
 from v2ir.training.objectives.reconstruction import Reconstruction
 from v2ir.training.objectives.refinement import Refinement
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "reconstruction": Reconstruction,
+    "infrared_autoencoder": InfraredAutoencoder,
     "denoising": Denoising,
     "end_to_end": EndToEnd,
     "refinement": Refinement,
 }
 """Rows for `Stage.objective`."""
+FOR_AUTOENCODERS = frozenset({"reconstruction", "infrared_autoencoder"})
+"""The objectives that train no denoiser: nothing can be sampled after them."""
 
-__all__ = ["OBJECTIVES", "Draw", "Objective"]
+__all__ = ["FOR_AUTOENCODERS", "OBJECTIVES", "Draw", "Objective"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from v2ir.data import random_resized_crop
 from v2ir.images import to_tensor
 from v2ir.model import Model
-from v2ir.model.networks import encode_mode
+from v2ir.model.networks import encode_mode, match_channels
 from v2ir.records import Progress
 from v2ir.training.cache import Caches
 from v2ir.training.objectives.objective import Draw, part_hash, read_part
@@ -29,8 +29,8 @@ class Reconstruction:
     of a denoised latent.
     """
 
-    PARTS = ("infrared", "visible", "segmentation")
-    CHANCES = (0.6, 0.3, 0.1)
+    PARTS: tuple[str, ...] = ("infrared", "visible", "segmentation")
+    CHANCES: tuple[float, ...] = (0.6, 0.3, 0.1)
     LATENT_NOISE = 0.05
 
     needs = frozenset({"autoencoder"})
@@ -69,6 +69,7 @@ class Reconstruction:
         spread = latents.detach().std(dim=(1, 2, 3), keepdim=True)
         latents = latents + self.LATENT_NOISE * spread * noise.to(latents)
         decoded = self.model.autoencoder.decode(latents).sample.float()
+        images = match_channels(self.model.autoencoder, images)
         return F.l1_loss(decoded, images) + 0.5 * edge_l1(decoded, images)
 
     def prepare(self, scenes: Sequence[TrainingScene], progress: Progress) -> None:

@@ -1,0 +1,93 @@
+"""The infrared autoencoder's objective: a picture of one channel through a KL posterior."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from v2ir.errors import ModelError
+from v2ir.model import Model
+from v2ir.model.networks import match_channels
+from v2ir.training.cache import Caches
+from v2ir.training.objectives.adversary import (
+    PatchDiscriminator,
+    adaptive_weight,
+    discriminator_loss,
+    feature_distance,
+)
+from v2ir.training.objectives.pixels import structural_dissimilarity
+from v2ir.training.objectives.reconstruction import Reconstruction
+from v2ir.training.stage import Stage
+
+
+class InfraredAutoencoder(Reconstruction):
+    """L1 + structure x (1 - SSIM) + kl x KL + adversarial, on infrared pictures alone.
+
+    The latent is drawn from the posterior. A stage with `adversarial` above zero has a
+    patch discriminator, so its delayed start is a stage of its own after one without. Its
+    weight is a multiple of the ratio of both losses' gradients at the decoder's last layer.
+
+    Source: TxT2IR's released code, after Rombach et al. 2022, Sec. 3.1 and Appendix G, and
+    Esser et al. 2021, Eq. 7. There both terms are sums over a picture; here both are
+    divided by its number of pixels, so the published KL weight of 1e-6 is the same weight.
+    """
+
+    PARTS = ("infrared",)
+    CHANCES = (1.0,)
+
+    def __init__(self, model: Model, stage: Stage, caches: Caches | None = None) -> None:
+        super().__init__(model, stage, caches)
+        if type(model.autoencoder).__name__ != "AutoencoderKL":
+            raise ModelError(
+                "the objective infrared_autoencoder needs an autoencoder with a posterior",
+                got=type(model.autoencoder).__name__,
+                do="use an architecture with AutoencoderKL, such as txt2ir-mini",
+            )
+        self.discriminator: PatchDiscriminator | None = None
+        if stage.adversarial > 0:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                self.discriminator = PatchDiscriminator(1).to(model.device)
+            self.modules["discriminator"] = self.discriminator
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the loss of a batch of crops, (N, 3, crop, crop), and posterior noise."""
+        images, noise = batch
+        true = match_channels(self.model.autoencoder, images)
+        posterior = self.model.autoencoder.encode(true).latent_dist
+        latents = posterior.mean + posterior.std * noise.to(posterior.mean)
+        made = self.model.autoencoder.decode(latents).sample.float()
+        loss = F.l1_loss(made, true)
+        if self.stage.structure:
+            dissimilarity = structural_dissimilarity(_grey(made), _grey(true))
+            loss = loss + self.stage.structure * dissimilarity
+        divergence = posterior.kl().mean() / true[0].numel()
+        loss = loss + self.stage.kl * divergence
+        if self.discriminator is None:
+            return loss
+        return loss + self._adversarial(_grey(made), _grey(true), loss)
+
+    def _adversarial(self, made: Tensor, true: Tensor, loss: Tensor) -> Tensor:
+        """Return the losses of both players; each one's reaches its own weights alone."""
+        judge, stage = self.discriminator, self.stage
+        assert judge is not None
+        styles = torch.zeros(len(made), dtype=torch.long, device=made.device)
+        for parameter in judge.parameters():
+            parameter.requires_grad_(False)
+        verdicts = judge(made, styles)
+        fooled = -verdicts[-1].mean()
+        if stage.features:
+            with torch.no_grad():
+                wanted = judge(true, styles)
+            fooled = fooled + stage.features * feature_distance(verdicts, wanted)
+        last_layer = self.model.autoencoder.decoder.conv_out.weight
+        weight = stage.adversarial * adaptive_weight(loss, fooled, last_layer)
+        for parameter in judge.parameters():
+            parameter.requires_grad_(True)
+        seen = judge(torch.cat([true, made.detach()]), styles.repeat(2))[-1]
+        return weight * fooled + discriminator_loss(*seen.chunk(2))
+
+
+def _grey(pictures: Tensor) -> Tensor:
+    return pictures.mean(dim=1, keepdim=True)

@@ -1,0 +1,309 @@
+"""Text to infrared: one-channel autoencoders, trained text encoders, captions, recipes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from v2ir.data import index
+from v2ir.errors import ModelError
+from v2ir.model import architecture, build_model, load_model
+from v2ir.model.build import build_autoencoder
+from v2ir.model.networks import build_unet, encode_mode
+from v2ir.sampling import GenerateSettings, Prompt, TextSampler
+from v2ir.training import RECIPES, Recipe, Stage, TrainSettings, train
+from v2ir.training.objectives import OBJECTIVES, Draw
+from v2ir.training.objectives.pixels import structural_dissimilarity
+from v2ir.training.scenes import training_scenes
+
+HOT, COLD = "a hot bright wall", "a cold dark wall"
+
+
+def tiny(**facts):
+    return build_model(
+        architecture("txt2ir-tiny"),
+        name="t",
+        words=("street", "night"),
+        **{"conditions": ("text",), "prompt_template": "{caption}", "multiple": 8, **facts},
+    )
+
+
+@pytest.fixture
+def infrared_only(tmp_path: Path) -> Path:
+    """Ten infrared images without visible ones: five hot, five cold."""
+    data = tmp_path / "data"
+    (data / "ir").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        rows = np.linspace(-25, 25, 48)[:, None]
+        pixels = (205 if number % 2 else 50) + rows + rng.normal(0, 4, (48, 48))
+        pixels[10:14, 20:24] = 250 if number % 2 else 5
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(data / "ir" / f"{number}.png")
+    index(data)
+    return data
+
+
+def test_the_published_sizes():
+    """TxT2IR's released code; built without memory for the weights."""
+    full = architecture("txt2ir")
+    with torch.device("meta"):
+        unet, autoencoder = build_unet(full.unet), build_autoencoder(full)
+        latent = encode_mode(autoencoder, torch.zeros(1, 3, 128, 128))
+        picture = autoencoder.decode(latent).sample
+    assert latent.shape == (1, 4, 8, 8) and picture.shape == (1, 1, 128, 128)
+    assert unet.conv_in.weight.shape == (320, 4, 3, 3)
+    assert 855e6 < sum(p.numel() for p in unet.parameters()) < 865e6  # Stable Diffusion's
+    assert autoencoder.config.scaling_factor == 0.18215
+    text = full.text_encoder
+    facts = [text[k] for k in ("vocab_size", "num_hidden_layers", "hidden_size")]
+    assert facts == [30_522, 32, 768] and text["max_position_embeddings"] == 77
+    assert architecture("txt2ir-f8").factor == 8
+
+
+def test_a_vocabulary_of_the_published_size_is_kept():
+    small = architecture("txt2ir-tiny")
+    wide = small.model_copy(update={"text_encoder": {**small.text_encoder, "vocab_size": 300}})
+    model = build_model(wide, name="t", words=("street",))
+    assert model.text_encoder.embeddings.word_embeddings.weight.shape == (300, 16)
+    assert len(model.tokenizer) < 300
+    own = tiny()
+    assert own.text_encoder.config.vocab_size == len(own.tokenizer)
+
+
+def test_one_channel_is_the_grey_image_itself():
+    model, generator = tiny(), torch.Generator().manual_seed(0)
+    grey = torch.rand((2, 1, 16, 24), generator=generator) * 2 - 1
+    with torch.no_grad():
+        direct = model.autoencoder.encode(grey).latent_dist.mode()
+        picture = model.autoencoder.decode(direct).sample
+    latents = encode_mode(model.autoencoder, grey.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(latents, direct, atol=1e-5, rtol=1e-4)
+    decoded = model.decode(model.scale_latents(direct))
+    assert decoded.shape == (2, 3, 16, 24)
+    for channel in range(3):
+        torch.testing.assert_close(decoded[:, channel], picture[:, 0], atol=1e-5, rtol=1e-4)
+
+
+def test_a_saved_model_reads_text_as_before(tmp_path):
+    model = tiny()
+    model.save(tmp_path / "m")
+    found = json.loads((tmp_path / "m" / "model_index.json").read_text())
+    assert found["text_encoder"] == ["transformers", "BertModel"]
+    again = load_model(tmp_path / "m")
+    texts = ["street at night", ""]
+    torch.testing.assert_close(again.embed_prompts(texts), model.embed_prompts(texts))
+    # Parity with transformers' own use of its tokenizer and network.
+    tokens = again.tokenizer(
+        texts, padding="max_length", max_length=24, truncation=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        expected = again.text_encoder(input_ids=tokens.input_ids).last_hidden_state
+    torch.testing.assert_close(model.embed_prompts(texts), expected)
+    assert expected.shape == (2, 24, 16)
+
+
+@pytest.mark.parametrize("name", ["GPT2Model", "AutoModel", "Trainer"])
+def test_no_other_class_is_loaded(tmp_path, name):
+    tiny().save(tmp_path)
+    file = tmp_path / "model_index.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "text_encoder": ["x", name]}))
+    with pytest.raises(LookupError, match="BertModel"):
+        load_model(tmp_path)
+
+
+# Captions
+
+
+def write_captions(data: Path) -> None:
+    """Write captions in every form that infrared-only scenes can have them."""
+    (data / "captions").mkdir()
+    lines = []
+    for number in range(10):
+        text = HOT if number % 2 else COLD
+        if number < 4:
+            (data / "captions" / f"{number}_ir.txt").write_text(f"{text}\n\n{text} of stone\n")
+        elif number < 6:
+            (data / "captions" / f"{number}.txt").write_text(text)
+        else:
+            lines.append(json.dumps({"name": str(number), "captions": [text, f"{text} again"]}))
+    (data / "captions.jsonl").write_text("\n".join(lines))
+
+
+def test_infrared_scenes_bring_their_captions(infrared_only):
+    write_captions(infrared_only)
+    found = {i.scene.name: i.captions for i in training_scenes(infrared_only)}
+    for name, captions in found.items():
+        text = HOT if int(name) % 2 else COLD
+        more = f"{text} of stone" if int(name) < 4 else f"{text} again"
+        assert captions == ((text,) if name in "45" else (text, more))
+    assert len(found) >= 6
+
+
+class _NoCache:
+    """Latents of zeros: the test looks at what goes with them."""
+
+    def __init__(self):
+        self.latents = self
+
+    def get(self, image_hash, variant, read):
+        return torch.zeros(4, 8, 8)
+
+
+def test_one_caption_is_drawn_a_step_and_one_in_ten_is_null(infrared_only):
+    write_captions(infrared_only)
+    stage = Stage(
+        name="text", scenes="infrared", conditions=("text",), trains=("unet",), steps=1,
+        drop=0.025, crop=32,
+    )  # fmt: skip
+    objective = OBJECTIVES["denoising"](tiny(), stage, _NoCache())
+    scene = next(i for i in training_scenes(infrared_only) if len(i.captions) == 2)
+    draws = [Draw(n, np.random.default_rng([n])) for n in range(2000)]
+    batch = objective.batch([scene] * len(draws), draws)
+    seen = Counter(batch.prompts)
+    assert seen.keys() == {"", *scene.captions}
+    assert 0.08 < seen[""] / 2000 < 0.12
+    first, second = (seen[caption] for caption in scene.captions)
+    assert 0.8 < first / second < 1.25
+    assert batch.visible is None and batch.segmentation is None
+
+
+# The infrared autoencoder
+
+
+def stage_of(**changes):
+    return Stage(
+        **{
+            "name": "a", "objective": "infrared_autoencoder", "scenes": "infrared",
+            "conditions": (), "trains": ("autoencoder",), "steps": 1, "crop": 32, **changes,
+        }
+    )  # fmt: skip
+
+
+def test_the_loss_is_the_published_sum():
+    """L1 + 50 (1 - SSIM) + 1e-6 KL, both per pixel; Kingma and Welling 2014, Appendix B."""
+    model = tiny()
+    objective = OBJECTIVES["infrared_autoencoder"](model, stage_of(structure=50.0, kl=1e-6))
+    generator = torch.Generator().manual_seed(1)
+    images = (torch.rand((2, 1, 32, 32), generator=generator) * 2 - 1).expand(-1, 3, -1, -1)
+    noise = torch.randn((2, 4, 8, 8), generator=generator)
+    with torch.no_grad():
+        moments = model.autoencoder.quant_conv(model.autoencoder.encoder(images[:, :1]))
+        mean, logvar = moments.chunk(2, dim=1)
+        made = model.autoencoder.decode(mean + (logvar / 2).exp() * noise).sample
+        divergence = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum() / 2
+        pieces = [
+            (made - images[:, :1]).abs().mean(),
+            50 * structural_dissimilarity(made, images[:, :1]),
+            1e-6 * divergence / 1024,
+        ]
+        got = objective.loss((images, noise))
+        torch.testing.assert_close(got, sum(pieces), rtol=1e-4, atol=1e-5)
+        heavy = OBJECTIVES["infrared_autoencoder"](model, stage_of(kl=1.0))
+        more = heavy.loss((images, noise)) - pieces[0]
+        torch.testing.assert_close(more, divergence / 1024, rtol=1e-3, atol=1e-5)
+
+
+def test_each_player_learns_from_its_own_loss():
+    model, generator = tiny(), torch.Generator().manual_seed(1)
+    images = (torch.rand((2, 1, 32, 32), generator=generator) * 2 - 1).expand(-1, 3, -1, -1)
+    noise = torch.randn((2, 4, 8, 8), generator=generator)
+    gradients = {}
+    for adversarial in (0.0, 0.5):
+        torch.manual_seed(0)
+        objective = OBJECTIVES["infrared_autoencoder"](model, stage_of(adversarial=adversarial))
+        assert ("discriminator" in objective.modules) == (adversarial > 0)
+        for module in objective.modules.values():
+            module.requires_grad_(True).zero_grad()
+        objective.loss((images, noise)).backward()
+        last = model.autoencoder.decoder.conv_out.weight.grad
+        gradients[adversarial] = last.clone()
+    judge = objective.discriminator
+    assert all(p.grad is not None for p in judge.verdict.parameters())
+    pulled = gradients[0.5] - gradients[0.0]
+    # The adaptive weight makes the verdict pull with half the reconstruction's strength.
+    ratio = float(pulled.norm() / gradients[0.0].norm())
+    assert ratio == pytest.approx(0.5, rel=0.05)
+
+
+def test_an_autoencoder_without_a_posterior_is_refused():
+    with pytest.raises(ModelError, match="AutoencoderDC"):
+        OBJECTIVES["infrared_autoencoder"](build_model(architecture("tiny"), name="t"), stage_of())
+
+
+def test_visible_images_take_no_part(make_pairs, tmp_path):
+    data = make_pairs(4)
+    index(data)
+    objective = OBJECTIVES["infrared_autoencoder"](tiny(), stage_of())
+    scenes = training_scenes(data)
+    draws = [Draw(n, np.random.default_rng(n)) for n in range(20)]
+    images, noise = objective.batch([scenes[n % len(scenes)] for n in range(20)], draws)
+    assert noise.shape == (20, 4, 8, 8)
+    assert (images == images[:, :1]).all(), "an image with colours came in"
+
+
+# Recipes
+
+
+def test_the_recipes_state_the_published_facts():
+    recipe = RECIPES["txt2ir"]
+    first, second, text = recipe.stages
+    assert (first.structure, first.kl, first.adversarial, first.steps) == (50.0, 1e-6, 0.0, 50_000)
+    assert (second.adversarial, second.learning_rate) == (0.5, 4.5e-6)
+    assert (text.batch_size, text.learning_rate, text.average_decay) == (2, 5e-5, 0.0)
+    assert set(text.trains) == {"unet", "text_encoder"} and text.conditions == ("text",)
+    assert (recipe.card["solver"], recipe.card["steps"]) == ("ddim", 200)
+    for name in ("txt2ir", "txt2ir-mini", "ir-autoencoder", "ir-autoencoder-f8"):
+        found = RECIPES[name]
+        sizes = architecture(found.architecture)
+        halvings = len(sizes.unet["block_out_channels"]) - 1
+        assert found.card["multiple"] == sizes.factor * 2**halvings
+        assert all(stage.crop % found.card["multiple"] == 0 for stage in found.stages)
+
+
+def test_prompts_decide_what_is_made(infrared_only, tmp_path):
+    """All stages from random weights on ten infrared images; then hot is brighter than cold."""
+    write_captions(infrared_only)
+    fast = {"crop": 32, "scales": (1.0, 1.0), "variants": 2, "average_decay": 0.9}
+    recipe = Recipe(
+        name="t",
+        architecture="txt2ir-tiny",
+        stages=(
+            stage_of(
+                steps=60, batch_size=4, learning_rate=3e-3, kl=1e-6, structure=0.2,
+                checkpoint_every=60, **fast,
+            ),
+            stage_of(
+                name="adversary", steps=4, batch_size=2, learning_rate=1e-4, adversarial=0.5,
+                checkpoint_every=2, **fast,
+            ),
+            Stage(
+                name="text", scenes="infrared", conditions=("text",), drop=0.025,
+                trains=("unet", "text_encoder"), steps=120, batch_size=8, learning_rate=3e-3,
+                checkpoint_every=120, sample_every=120, **fast,
+            ),
+        ),
+        card={
+            "conditions": ("text",), "prompt_template": "{caption}",
+            "prompt_without_caption": "an infrared image", "resolution": 32, "multiple": 8,
+            "solver": "ddim", "steps": 6, "guidance": {"text": 2.0},
+        },
+    )  # fmt: skip
+    folder = train(recipe, TrainSettings(infrared_only, tmp_path / "run"))
+    model = load_model(folder)
+    assert model.card.conditions == ("text",) and len(model.card.latent_std) == 4
+    assert model.unet.config.in_channels == 4
+    assert sorted(p.name for p in (tmp_path / "run" / "models").iterdir()) == [
+        "a", "adversary", "text",
+    ]  # fmt: skip
+    assert list((tmp_path / "run" / "samples").glob("text-*.png"))
+    sampler = TextSampler(model, GenerateSettings(seed=1))
+    hot, cold = (
+        np.stack(sampler.run([(Prompt(text), k) for k in range(4)])) for text in (HOT, COLD)
+    )
+    assert hot.mean(axis=(1, 2)).min() > cold.mean(axis=(1, 2)).max() + 0.2
