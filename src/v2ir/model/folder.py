@@ -22,7 +22,6 @@ from v2ir.model.card import ModelCard
 from v2ir.model.conditions import Conditions
 from v2ir.model.denoiser import NetworkDenoiser, NoiseSchedule
 from v2ir.model.networks import encode_mode
-from v2ir.model.refiner import refine
 from v2ir.model.text import TEXT_ENCODERS, text_encoder_class
 
 CARD_NAME = "v2ir.json"
@@ -43,7 +42,6 @@ class Model:
         text_encoder: The text encoder.
         tokenizer: Its tokenizer.
         scheduler: The scheduler whose configuration holds the noise schedule.
-        refiner: The network that gives decoded pictures the visible image's edges, or None.
         hash: SHA-256 over the weights and the card; empty for a model not yet saved.
     """
 
@@ -53,7 +51,6 @@ class Model:
     text_encoder: Any
     tokenizer: Any
     scheduler: Any
-    refiner: Any = None
     hash: str = ""
 
     def __post_init__(self) -> None:
@@ -106,7 +103,7 @@ class Model:
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Model:
         """Move the networks; `dtype` changes the denoising network alone."""
-        for part in filter(None, (self.autoencoder, self.text_encoder, self.refiner)):
+        for part in (self.autoencoder, self.text_encoder):
             torch.nn.Module.to(part, device)
         torch.nn.Module.to(self.unet, device=device, dtype=dtype or self.dtype)
         self.forget_prompts()
@@ -132,14 +129,6 @@ class Model:
         dtype = next(self.autoencoder.parameters()).dtype
         decoded = self.autoencoder.decode(self.unscale_latents(latents.to(dtype))).sample
         return decoded.expand(-1, 3, -1, -1)
-
-    @torch.no_grad()
-    def refine(self, pictures: Tensor, visible: Tensor, styles: Tensor | None) -> Tensor:
-        """Refine decoded pictures (N, 3, H, W) beside visible images; see `refiner`."""
-        if self.refiner is None:
-            return pictures
-        grey = pictures.mean(dim=1, keepdim=True)
-        return refine(self.refiner, grey, visible.to(grey.device), styles).expand(-1, 3, -1, -1)
 
     def token_ids(self, prompts: Sequence[str]) -> Tensor:
         """Return the token numbers of prompts padded to the model's length, (N, L)."""
@@ -206,10 +195,8 @@ class Model:
 
     def save(self, folder: Path, *, dtype: torch.dtype | None = None) -> None:
         """Write the model folder; `dtype` such as float16 halves the files."""
-        for name in ("unet", "autoencoder", "text_encoder", "refiner"):
+        for name in ("unet", "autoencoder", "text_encoder"):
             part = getattr(self, name)
-            if part is None:
-                continue
             if dtype is not None:
                 # A copy, so that the model in memory keeps its precision.
                 part = torch.nn.Module.to(copy.deepcopy(part), dtype)
@@ -229,8 +216,6 @@ def _index(model: Model) -> dict[str, Any]:
     parts["vae"] = ["diffusers", type(model.autoencoder).__name__]
     parts["text_encoder"] = ["transformers", type(model.text_encoder).__name__]
     parts["tokenizer"] = ["transformers", type(model.tokenizer).__name__]
-    if model.refiner is not None:
-        parts["refiner"] = ["diffusers", "UNet2DModel"]
     return {"_class_name": "DiffusionPipeline", **dict(sorted(parts.items()))}
 
 
@@ -305,9 +290,7 @@ def _load_parts(folder: Path) -> dict[str, Any]:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from transformers import AutoTokenizer
 
-    names = ["unet", "autoencoder", "text_encoder"]
-    names += ["refiner"] * (folder / "refiner").is_dir()
-    loaded = {name: load_part(folder, name) for name in names}
+    loaded = {name: load_part(folder, name) for name in ("unet", "autoencoder", "text_encoder")}
     loaded["tokenizer"] = AutoTokenizer.from_pretrained(folder / "tokenizer")
     loaded["scheduler"] = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     return loaded
@@ -337,13 +320,10 @@ def load_part(folder: Path, name: str) -> Any:
 
 def _network_class(folder: Path, name: str) -> Any:
     import diffusers
-    from diffusers.models.unets.unet_2d import UNet2DModel
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     if name == "unet":
         return UNet2DConditionModel
-    if name == "refiner":
-        return UNet2DModel
     return getattr(diffusers, read_json(folder / "model_index.json")["vae"][1])
 
 
@@ -372,9 +352,6 @@ def _check_fit(model: Model) -> None:
         "text width": (unet.cross_attention_dim, model.text_encoder.config.hidden_size),
         "styles": (unet.num_class_embeds or 1, len(card.styles) + 1),
     }
-    if model.refiner is not None:
-        known = model.refiner.config.num_class_embeds
-        facts["styles of the refiner"] = (known, len(card.styles) + 1)
     for what, (got, wanted) in facts.items():
         if got != wanted:
             raise ModelError(

@@ -200,20 +200,7 @@ class Translator:
             steps=self.steps,
             generators=generators,
         )
-        pictures = self.windows.decode(self.model.decode, latents, card.factor)
-        if self.model.refiner is not None:
-            pictures = self._refine(pictures, batch)
-        return list(from_tensor(pictures))
-
-    def _refine(self, pictures: Tensor, batch: Sequence[Prepared]) -> Tensor:
-        """Refine decoded pictures in windows of the decoder's size."""
-        visible = torch.stack([to_tensor(item.visible) for item in batch]).to(pictures)
-        styles = torch.tensor(self._styles(batch), device=self.model.device)
-        return self.windows.scaled(self.model.card.factor).encode(
-            lambda part: self.model.refine(part[:, :3], part[:, 3:], styles),
-            torch.cat([pictures, visible], dim=1),
-            1,
-        )
+        return list(from_tensor(self.windows.decode(self.model.decode, latents, card.factor)))
 
     def _styles(self, batch: Sequence[Prepared]) -> list[int]:
         return [self._style_number if item.style is None else item.style for item in batch]

@@ -129,10 +129,6 @@ class Windows:
         """Cover an axis of `length` latent pixels."""
         return spans(length, self.size, self.overlap, self.multiple)
 
-    def scaled(self, factor: int) -> Windows:
-        """Return windows of the same extent, in units `factor` times smaller."""
-        return Windows(self.size * factor, self.overlap * factor, self.multiple * factor)
-
     def encode(self, encode: Callable[[Tensor], Tensor], images: Tensor, factor: int) -> Tensor:
         """Encode (N, 3, H, W) in windows to (N, c, H / `factor`, W / `factor`)."""
         rows, columns = (self.along(side // factor) for side in images.shape[-2:])

@@ -55,10 +55,7 @@ def _row(model: Model, item: TrainingScene, stage: Stage) -> np.ndarray:
         steps=model.card.steps,
         generators=[generator],
     )
-    pictures, visible = model.decode(latents), _batch(views.get("visible"))
-    if visible is not None:
-        pictures = model.refine(pictures, visible, conditions.style)
-    made = to_uint8(from_tensor(pictures)[0])
+    made = to_uint8(from_tensor(model.decode(latents))[0])
     blank = np.zeros((crop, crop), np.uint8)
     order = [views.get("visible"), views.get("segmentation"), made, views["infrared"]]
     return np.concatenate([_colour(blank if view is None else view) for view in order], axis=1)
