@@ -68,16 +68,6 @@ def _mini() -> Recipe:
                 steps=400, decay_steps=1100,
             ),
             Stage(name="finish", steps=2900, decay_steps=2900, **street),
-            # Outlines come from the visible image itself.
-            Stage(
-                name="refine", objective="refinement",
-                **{
-                    **street, "trains": ("refiner",), "learning_rate": 8e-4, "jitter": 0.3,
-                    "drop": 0.0, "end_to_end": 1.0, "hot": 1.0, "structure": 0.5,
-                    "adversarial": 1.0, "features": 5.0, "sample_every": 250,
-                },
-                steps=800, decay_steps=800,
-            ),
         ),
         card={
             **_ANNOTATORS,

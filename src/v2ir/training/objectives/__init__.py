@@ -9,14 +9,12 @@ from v2ir.training.objectives.end_to_end import EndToEnd
 from v2ir.training.objectives.infrared_autoencoder import InfraredAutoencoder
 from v2ir.training.objectives.objective import Draw, Objective
 from v2ir.training.objectives.reconstruction import Reconstruction
-from v2ir.training.objectives.refinement import Refinement
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "reconstruction": Reconstruction,
     "infrared_autoencoder": InfraredAutoencoder,
     "denoising": Denoising,
     "end_to_end": EndToEnd,
-    "refinement": Refinement,
 }
 """Rows for `Stage.objective`."""
 FOR_AUTOENCODERS = frozenset({"reconstruction", "infrared_autoencoder"})
