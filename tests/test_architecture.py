@@ -29,8 +29,11 @@ ROOMS: dict[str, frozenset[str]] = {
     "sampling": frozenset({"base", "model"}),
     "evaluation": frozenset({"base"}),
     "hub": frozenset({"base", "model"}),
+    # The passes of the other rooms on many machines; none of them knows of it.
+    "cluster": frozenset({"base", "data", "annotation", "model", "training", "sampling"}),
     "cli": frozenset(
         {"base", "data", "annotation", "model", "training", "sampling", "evaluation", "hub"}
+        | {"cluster"}
     ),
 }
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from v2ir.cli._cluster import annotating_cluster, cluster_option
 from v2ir.cli.console import console, list_failures, progress_bar
 from v2ir.errors import InputError
 
@@ -53,6 +54,7 @@ def command(
     into: Path | None = typer.Option(None, help="Folder of the export."),
     batch_size: int = typer.Option(8, min=1, help="Images that an annotator gets at once."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1, mps, ..."),
+    cluster: str | None = cluster_option(),
     force: bool = typer.Option(
         False,
         "--force",
@@ -80,7 +82,7 @@ def command(
     anew = force and captions is None and segmentations is None
     # Cheap, and so first: a method that does not exist is told before hours of captioning.
     failures += _make_masks(data, thermal_mask, anew, dry_run)
-    failures += _make(data, words, maps, batch_size, device, anew, dry_run)
+    failures += _make(data, words, maps, batch_size, device, cluster, anew, dry_run)
     if export is not None and into is not None:
         _export(data, into, export, dry_run)
     list_failures(failures)
@@ -158,11 +160,20 @@ def _make(
     segmenter: str,
     batch_size: int,
     device: str,
+    cluster: str | None,
     force: bool,
     dry_run: bool,
 ) -> list[tuple[str, str]]:
     from v2ir.annotation import annotate
 
+    spread = None
+    if cluster is None:
+        where = annotator_device(device, captioner, segmenter)
+    else:
+        from v2ir.cluster.annotating import annotate_spread
+
+        machines = annotating_cluster(cluster, device, captioner, segmenter, dry_run=dry_run)
+        where, spread = machines.device, annotate_spread(machines)
     with progress_bar("annotate") as progress:
         report = annotate(
             data,
@@ -171,8 +182,9 @@ def _make(
             force=force,
             dry_run=dry_run,
             batch_size=batch_size,
-            device=annotator_device(device, captioner, segmenter),
+            device=where,
             progress=progress,
+            spread=spread,
         )
     _show_made(report, captioner, segmenter, "to make" if dry_run else "made")
     return list(report.failures)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from v2ir.cli._cluster import cluster_option
 from v2ir.cli.console import console, progress_bar
 from v2ir.errors import InputError
 from v2ir.records import Progress
@@ -19,6 +20,7 @@ from v2ir.records import Progress
 if TYPE_CHECKING:
     from v2ir.training import Recipe
     from v2ir.training.scenes import TrainingScene
+    from v2ir.training.train import FillCaches
 
 
 def command(
@@ -37,9 +39,12 @@ def command(
     fit: str | None = typer.Option(
         None, help="Memory of the device, such as 24GB: choose the savings that make it fit."
     ),
+    cluster: str | None = cluster_option(),
     dry_run: bool = typer.Option(False, help="Print the resolved recipe and the scenes."),
 ) -> None:
     """Train all stages of a recipe, or some of them.
+
+    With --cluster the caches that a stage needs are filled there before it trains here.
 
     Example: `v2ir train mini data runs/mini`
     """
@@ -59,7 +64,7 @@ def command(
         folder = run if len(recipes) == 1 else run / Path(name).stem
         settings = TrainSettings(data, folder, tuple(stages), start_from, cache, memory)
         with contextlib.ExitStack() as bars:
-            made = train(resolved, settings, _bars(bars))
+            made = train(resolved, settings, _bars(bars), _filler(cluster))
         if lead:
             console.print(f"model: {made}", highlight=False)
 
@@ -72,6 +77,15 @@ def _show_log() -> None:
     logger.setLevel(logging.INFO)
     if not logger.handlers:
         logger.addHandler(RichHandler(console=console, show_path=False, show_level=False))
+
+
+def _filler(cluster: str | None) -> FillCaches | None:
+    if cluster is None:
+        return None
+    from v2ir.cluster import Cluster
+    from v2ir.cluster.caching import fill_spread
+
+    return fill_spread(Cluster(cluster))
 
 
 def _bars(bars: contextlib.ExitStack) -> Callable[[str], Progress]:

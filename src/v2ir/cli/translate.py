@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from v2ir.cli._cluster import cluster_option, translate_there
 from v2ir.cli._sources import Wanted, annotate_ahead, kept_folder, make_sources
 from v2ir.cli.console import console, list_failures, progress_bar
 from v2ir.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from v2ir.model import Guidance, Model
-    from v2ir.sampling import Annotators, TranslateSettings, Translator
+    from v2ir.sampling import Annotators, TranslateReport, TranslateSettings, Translator
     from v2ir.sampling.geometry import Resolution
     from v2ir.sampling.translate import SceneStyles
 
@@ -54,6 +55,7 @@ def command(
     segmenter: str | None = typer.Option(None, help="Segmenter instead of the model's own."),
     without: list[str] = typer.Option([], help="Leave out caption or segmentation (repeat)."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1, mps, ..."),
+    cluster: str | None = cluster_option(),
     dry_run: bool = typer.Option(False, help="Say what would be made, and write nothing."),
 ) -> None:
     """Translate photographs to infrared images of exactly the same size.
@@ -68,7 +70,7 @@ def command(
         raise InputError(f"{source} does not exist", do="give an image or a folder of images")
     from v2ir.sampling import TranslateSettings
 
-    where = find_device(device)
+    where = "cpu" if cluster else find_device(device)
     # The annotators go first; until then the card stays free of the denoiser.
     loaded = load(model, "cpu")
     settings = TranslateSettings(
@@ -83,6 +85,13 @@ def command(
     )
     scenes = scene_styles(source, split, by_scene=style == "scene")
     wanted = Wanted(captioner, segmenter, captions, maps)
+    if cluster and not dry_run:
+        from v2ir.cluster import Cluster
+        from v2ir.sampling import Translator
+
+        there, here = Cluster(cluster, device), Translator(loaded, settings)
+        _show(translate_there(there, model, here, settings, wanted, source, out, scenes), out)
+        return
     _run(loaded, settings, wanted, source, out, scenes, where, dry_run=dry_run)
 
 
@@ -139,6 +148,10 @@ def _translate(
 
     with progress_bar("translating") as progress:
         report = translate(source, out, translator, annotators, progress, scenes)
+    _show(report, out)
+
+
+def _show(report: TranslateReport, out: Path) -> None:
     kept = f", {report.kept} kept from before" if report.kept else ""
     console.print(f"{report.made} infrared images made{kept}: {out}", highlight=False)
     list_failures(report.failures)
