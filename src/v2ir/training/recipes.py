@@ -214,7 +214,7 @@ _PUBLISHED_INFRARED: dict[str, Any] = {
 # The small one is pulled less by SSIM, so that few steps get the brightness right as well.
 _SMALL_INFRARED: dict[str, Any] = {"structure": 1.0, "learning_rate": 5e-4, "checkpoint_every": 100}
 _TEXT_CARD: dict[str, Any] = {
-    "conditions": ("text",), "prompt_template": "{caption}",
+    "conditions": ["text"], "prompt_template": "{caption}",
     "prompt_without_caption": INFRARED_PROMPT,
 }  # fmt: skip
 
