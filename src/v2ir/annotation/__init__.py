@@ -22,7 +22,7 @@ from v2ir.annotation.registry import (
 from v2ir.annotation.statistics import StatisticsCaptioner
 from v2ir.annotation.store import AnnotationStore
 from v2ir.annotation.structure import SceneDescription, SceneObject, parse_description, render
-from v2ir.annotation.thermal import THERMAL_MASKS, ThermalMasker, make_masker
+from v2ir.annotation.thermal import THERMAL_MASKS, OtsuMasker, ThermalMasker, make_masker
 from v2ir.annotation.thermal_files import read_thermal_mask
 from v2ir.annotators import Captioner, Segmenter
 
@@ -41,6 +41,7 @@ __all__ = [
     "ExportReport",
     "ImportReport",
     "MaskReport",
+    "OtsuMasker",
     "Provenance",
     "RegionSegmenter",
     "SceneDescription",

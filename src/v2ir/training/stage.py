@@ -8,7 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from v2ir.model.conditions import CONDITION_NAMES, ConditionName
 
-Part = Literal["autoencoder", "unet", "text_encoder", "decoder", "refiner"]
+Part = Literal["autoencoder", "unet", "text_encoder", "decoder"]
+
+THERMAL_OBJECTIVES = ("denoising", "end_to_end")
+"""Objectives that take the thermal-mask loss: those that train the denoiser."""
 
 
 class Stage(BaseModel):
@@ -52,6 +55,13 @@ class Stage(BaseModel):
         features: Weight of the discriminator's features within its verdict.
         kl: Weight of the posterior's divergence from the normal distribution, for the
             objective `infrared_autoencoder`. Source: Rombach et al. 2022, Appendix G (1e-6).
+        thermal: Weight w of the thermal-mask loss w * mean(|y - decode(z0)| * M), an option of
+            the stages that denoise; 0 has none. Source: TxT2IR's released code (50).
+        thermal_hot: M where the thermal mask is hot.
+        thermal_cold: M where it is cold.
+        thermal_form: `corrected` weighs each sample by the signal's share alpha_t^2 of its
+            noise level; `published` weighs all alike.
+        thermal_share: Chance of each sample to be decoded for this loss.
         drop: Probability of dropping each of the seven non-empty subsets of the
             conditions. Source: DiffV2IR's released code (0.02).
         drop_style: Probability of hiding the style.
@@ -96,6 +106,11 @@ class Stage(BaseModel):
     adversarial: float = Field(default=0.0, ge=0.0)
     features: float = Field(default=0.0, ge=0.0)
     kl: float = Field(default=0.0, ge=0.0)
+    thermal: float = Field(default=0.0, ge=0.0)
+    thermal_hot: float = Field(default=5.0, ge=0.0)
+    thermal_cold: float = Field(default=0.5, ge=0.0)
+    thermal_form: Literal["corrected", "published"] = "corrected"
+    thermal_share: float = Field(default=0.25, gt=0.0, le=1.0)
     drop: float = Field(default=0.02, ge=0.0, le=1.0 / 7)
     drop_style: float = Field(default=0.05, ge=0.0, le=1.0)
     average_decay: float = 0.9999
@@ -113,6 +128,12 @@ class Stage(BaseModel):
             raise ValueError(f"scales must be 1 <= low <= high, got {low}, {high}")
         if 0 < self.decay_steps < self.steps:
             raise ValueError(f"decay_steps {self.decay_steps} end before the {self.steps} steps")
+        return self
+
+    @model_validator(mode="after")
+    def _check_thermal(self) -> Self:
+        if self.thermal > 0 and self.objective not in THERMAL_OBJECTIVES:
+            raise ValueError(f"thermal is for {', '.join(THERMAL_OBJECTIVES)}; drop it here")
         return self
 
 

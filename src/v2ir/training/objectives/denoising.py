@@ -12,18 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from v2ir.model import Conditions, Model, NetworkDenoiser, denoising_loss
+from v2ir.model import Conditions, Denoiser, Model, NetworkDenoiser, denoising_loss
 from v2ir.records import Progress
 from v2ir.training.cache import Caches, draw_window
 from v2ir.training.drops import draw_drops
 from v2ir.training.lora import attach_lora, merge_lora
 from v2ir.training.objectives.objective import Draw, part_hash, read_part
+from v2ir.training.objectives.thermal import ThermalLoss, ThermalTargets
+from v2ir.training.objectives.window import Window
 from v2ir.training.scenes import TrainingScene
 from v2ir.training.stage import Stage
 from v2ir.training.variants import Variant, draw_variants
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class DenoisingBatch:
     """A composed batch of N samples.
 
@@ -35,6 +37,7 @@ class DenoisingBatch:
         styles: Style numbers, (N,); 0 where hidden or unknown.
         noise: Standard normal noise, (N, c, h, w).
         timesteps: Timesteps, (N,), int64.
+        thermal: What the thermal-mask loss compares, where the stage has one.
     """
 
     clean: Tensor
@@ -44,10 +47,26 @@ class DenoisingBatch:
     styles: Tensor
     noise: Tensor
     timesteps: Tensor
+    thermal: ThermalTargets | None = None
+
+
+class _Remembering:
+    """A denoiser that keeps what it was given and said last, for further losses."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser = denoiser
+
+    def __call__(self, noisy: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
+        self.noisy = noisy
+        self.prediction = self.denoiser(noisy, timestep, conditions)
+        return self.prediction
 
 
 class Denoising:
-    """The denoiser's objective: DiffV2IR, Eq. 1, with dropped conditions."""
+    """The denoiser's objective: DiffV2IR, Eq. 1, with dropped conditions.
+
+    A stage may add the thermal-mask loss.
+    """
 
     def __init__(self, model: Model, stage: Stage, caches: Caches) -> None:
         self.model = model
@@ -61,11 +80,16 @@ class Denoising:
             alpha = stage.lora_alpha or stage.lora_rank
             self.modules["unet"] = attach_lora(model.unet, stage.lora_rank, alpha)
         self.schedule = model.schedule
+        self.thermal: ThermalLoss | None = None
+        if stage.thermal > 0:
+            self.thermal = ThermalLoss(stage, model)
+            self.needs |= {"autoencoder"}
 
     def batch(self, scenes: Sequence[TrainingScene], draws: Sequence[Draw]) -> DenoisingBatch:
         """Compose a batch: one variant, one window and one set of drops a sample."""
         stage = self.stage
         generators = [draw.generator for draw in draws]
+        self._windows: list[Window] = []
         drops = [draw_drops(1, stage.drop, generator)[0] for generator in generators]
         hidden = [generator.random() < stage.drop_style for generator in generators]
         rows = [self._latents(*pair) for pair in zip(scenes, generators, strict=True)]
@@ -85,12 +109,15 @@ class Denoising:
             0 if out else self.model.row_of_style(item.scene.style)
             for item, out in zip(scenes, hidden, strict=True)
         ]
+        noise = torch.stack([draw.normal(clean.shape[1:]) for draw in draws])
         return DenoisingBatch(
             clean=self.model.scale_latents(clean),
             prompts=prompts,
             styles=torch.tensor(styles),
-            noise=torch.stack([draw.normal(clean.shape[1:]) for draw in draws]),
+            noise=noise,
             timesteps=self._timesteps(draws),
+            # Last, so that a stage with this loss draws all else like one without.
+            thermal=self.thermal.targets(scenes, self._windows, draws) if self.thermal else None,
             **planes,
         )
 
@@ -102,6 +129,8 @@ class Denoising:
     def prepare(self, scenes: Sequence[TrainingScene], progress: Progress) -> None:
         """Encode all variants of all scenes that are not in the cache yet."""
         unique = list({item.scene.name: item for item in scenes}.values())
+        if self.thermal:
+            self.thermal.prepare(unique)
         progress(0, len(unique))
         # Reading and resizing go on in a thread while the encoder is at work.
         with ThreadPoolExecutor(max_workers=1) as pool:
@@ -184,12 +213,9 @@ class Denoising:
         }
         size = self.stage.crop // self.model.card.factor
         top, left = draw_window(next(iter(found.values())), size, generator)
-        self._note(variant, top, left)
+        self._windows.append(Window(variant, top, left))
         rows, columns = slice(top, top + size), slice(left, left + size)
         return {part: latent[:, rows, columns] for part, latent in found.items()}
-
-    def _note(self, variant: Variant, top: int, left: int) -> None:
-        """Hear of a sample's view and of its window's corner in latent pixels."""
 
     def _stack(self, rows: Sequence[Tensor | None]) -> Tensor | None:
         """Stack condition latents, all-zero where there is none; None if there are none."""
@@ -209,11 +235,26 @@ class Denoising:
 
     def loss(self, batch: DenoisingBatch) -> Tensor:
         """Return the mean loss of a batch."""
-        denoiser = NetworkDenoiser(self.model.unet, None)
+        denoiser = _Remembering(NetworkDenoiser(self.model.unet, None))
         conditions = self.conditions(batch)
-        return denoising_loss(
+        loss = denoising_loss(
             denoiser, self.schedule, batch.clean, batch.noise, batch.timesteps, conditions
         ).mean()
+        return loss + self._thermal_loss(denoiser.noisy, denoiser.prediction.float(), batch)
+
+    def _thermal_loss(
+        self, noisy: Tensor, prediction: Tensor, batch: DenoisingBatch
+    ) -> Tensor | float:
+        """Return the thermal-mask loss of a prediction; 0 where the stage has none."""
+        if self.thermal is None or batch.thermal is None:
+            return 0.0
+        estimate = self.schedule.clean_estimate(noisy, prediction, batch.timesteps)
+        return self.thermal(estimate, batch.timesteps, batch.thermal, self.schedule, self._decode)
+
+    def _decode(self, estimate: Tensor) -> Tensor:
+        """Decode estimates of clean latents to pictures, (K, 1, H, W)."""
+        decoded = self.model.autoencoder.decode(self.model.unscale_latents(estimate)).sample
+        return decoded.float().mean(dim=1, keepdim=True)
 
     def conditions(self, batch: DenoisingBatch) -> Conditions:
         """Return the conditions of a batch; text is embedded anew while its encoder trains."""

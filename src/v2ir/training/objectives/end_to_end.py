@@ -13,7 +13,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,12 +35,12 @@ from v2ir.training.objectives.pixels import (
     structural_dissimilarity,
     weighted_l1,
 )
+from v2ir.training.objectives.window import Window
 from v2ir.training.scenes import TrainingScene
 from v2ir.training.stage import Stage
-from v2ir.training.variants import Variant
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class PictureBatch(DenoisingBatch):
     """A batch with the pictures of some of its samples.
 
@@ -84,7 +83,6 @@ class EndToEnd(Denoising):
 
     def batch(self, scenes: Sequence[TrainingScene], draws: Sequence[Draw]) -> PictureBatch:
         """Compose a batch and read the pictures of those samples that are at the last timestep."""
-        self._windows: list[tuple[Variant, int, int]] = []
         composed = super().batch(scenes, draws)
         chosen = [place for place, draw in enumerate(draws) if self._is_pictured(draw)]
         true, beside = [], []
@@ -114,16 +112,10 @@ class EndToEnd(Denoising):
         pictured = torch.tensor([self._is_pictured(draw) for draw in draws])
         return drawn.where(~pictured, self.schedule.num_timesteps - 1)
 
-    def _note(self, variant: Variant, top: int, left: int) -> None:
-        self._windows.append((variant, top, left))
-
-    def _picture(self, item: TrainingScene, part: str, window: tuple[Variant, int, int]) -> Tensor:
-        variant, top, left = window
-        view = (variant if part == "visible" else variant.untoned).apply(read_part(item, part))
-        factor, crop = self.model.card.factor, self.stage.crop
-        rows = slice(top * factor, top * factor + crop)
-        columns = slice(left * factor, left * factor + crop)
-        return to_tensor(np.ascontiguousarray(view[rows, columns]))
+    def _picture(self, item: TrainingScene, part: str, window: Window) -> Tensor:
+        crop, factor = self.stage.crop, self.model.card.factor
+        toned = part == "visible"
+        return to_tensor(window.cut(read_part(item, part), crop, factor, toned=toned))
 
     def loss(self, batch: DenoisingBatch) -> Tensor:
         """Return the loss of the decoded samples and of the denoised others."""
@@ -132,7 +124,7 @@ class EndToEnd(Denoising):
         denoiser = NetworkDenoiser(self.model.unet, None)
         prediction = denoiser(noisy, batch.timesteps, self.conditions(batch)).float()
         others = torch.ones(len(noisy), dtype=torch.bool).index_fill(0, batch.pictured, False)
-        total = prediction.new_zeros(())
+        total = prediction.new_zeros(()) + self._thermal_loss(noisy, prediction, batch)
         if len(batch.pictured):
             estimate = self.schedule.clean_estimate(noisy, prediction, batch.timesteps)
             total = total + self._picture_loss(estimate[batch.pictured], batch)
@@ -147,10 +139,6 @@ class EndToEnd(Denoising):
         loss = self._likeness(made, batch, kernels[-1])
         # The clean latent's error keeps the estimate where the later steps expect it.
         return loss + 0.1 * F.mse_loss(estimate, batch.clean[batch.pictured])
-
-    def _decode(self, estimate: Tensor) -> Tensor:
-        decoded = self.model.autoencoder.decode(self.model.unscale_latents(estimate)).sample
-        return decoded.float().mean(dim=1, keepdim=True)
 
     def _likeness(self, made: Tensor, batch: PictureBatch, last_layer: Tensor) -> Tensor:
         """Return the loss of pictures (K, 1, H, W) that `last_layer` made."""
