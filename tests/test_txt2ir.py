@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,14 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import street
 from v2ir.data import index
-from v2ir.errors import ModelError
+from v2ir.errors import MissingExtraError, ModelError, UnknownNameError
 from v2ir.model import architecture, build_model, load_model
 from v2ir.model.build import build_autoencoder
 from v2ir.model.networks import build_unet, encode_mode
 from v2ir.sampling import GenerateSettings, Prompt, TextSampler
 from v2ir.training import RECIPES, Recipe, Stage, TrainSettings, train
 from v2ir.training.objectives import OBJECTIVES, Draw
+from v2ir.training.objectives.perceptual import make_perceptual
 from v2ir.training.objectives.pixels import structural_dissimilarity
 from v2ir.training.scenes import training_scenes
 
@@ -229,6 +232,36 @@ def test_each_player_learns_from_its_own_loss():
     # The adaptive weight makes the verdict pull with half the reconstruction's strength.
     ratio = float(pulled.norm() / gradients[0.0].norm())
     assert ratio == pytest.approx(0.5, rel=0.05)
+
+
+def test_the_perceptual_term_is_a_weighted_distance(monkeypatch):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    model, generator = tiny(), torch.Generator().manual_seed(1)
+    images = torch.from_numpy(np.stack([street(s, 64, 64)[1] for s in (1, 2)])[:, None])
+    images = (images.float() / 127.5 - 1).expand(-1, 3, -1, -1)
+    noise = torch.zeros(2, 4, 16, 16)
+    stage = stage_of(perceptual=2.0)
+    objective = OBJECTIVES["infrared_autoencoder"](model, stage)
+    assert set(objective.modules) == {"autoencoder"}, "the network must rest"
+    plain = OBJECTIVES["infrared_autoencoder"](model, stage_of())
+    true = images[:, :1]
+    with torch.no_grad():
+        made = model.autoencoder.decode(model.autoencoder.encode(true).latent_dist.mode()).sample
+        expected = plain.loss((images, noise)) + 2.0 * objective.distance(made, true)
+        torch.testing.assert_close(objective.loss((images, noise)), expected)
+        # Zero for the same picture; more for more noise; blind to nothing.
+        grain = torch.randn(true.shape, generator=generator)
+        steps = [float(objective.distance(true + s * grain, true)) for s in (0.0, 0.05, 0.3)]
+    assert steps[0] == 0.0 and 0.0 < steps[1] < steps[2]
+    made = (true + 0.1 * grain).requires_grad_(True)
+    objective.distance(made, true).backward()
+    assert float(made.grad.abs().sum()) > 0
+
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    with pytest.raises(MissingExtraError, match="v2ir\\[eval\\]"):
+        make_perceptual("efficientnet-lite0", torch.device("cpu"))
+    with pytest.raises(UnknownNameError, match="lpips"):
+        make_perceptual("lpip", torch.device("cpu"))
 
 
 def test_an_autoencoder_without_a_posterior_is_refused():

@@ -55,6 +55,8 @@ class Stage(BaseModel):
         features: Weight of the discriminator's features within its verdict.
         kl: Weight of the posterior's divergence from the normal distribution, for the
             objective `infrared_autoencoder`. Source: Rombach et al. 2022, Appendix G (1e-6).
+        perceptual: Weight of the perceptual distance, for the same objective; 0 has none.
+        perceptual_network: Row of `v2ir.training.objectives.perceptual.PERCEPTUAL`.
         thermal: Weight w of the thermal-mask loss w * mean(|y - decode(z0)| * M), an option of
             the stages that denoise; 0 has none. Source: TxT2IR's released code (50).
         thermal_hot: M where the thermal mask is hot.
@@ -106,6 +108,8 @@ class Stage(BaseModel):
     adversarial: float = Field(default=0.0, ge=0.0)
     features: float = Field(default=0.0, ge=0.0)
     kl: float = Field(default=0.0, ge=0.0)
+    perceptual: float = Field(default=0.0, ge=0.0)
+    perceptual_network: str = "efficientnet-lite0"
     thermal: float = Field(default=0.0, ge=0.0)
     thermal_hot: float = Field(default=5.0, ge=0.0)
     thermal_cold: float = Field(default=0.5, ge=0.0)

@@ -16,13 +16,14 @@ from v2ir.training.objectives.adversary import (
     discriminator_loss,
     feature_distance,
 )
+from v2ir.training.objectives.perceptual import Distance, make_perceptual
 from v2ir.training.objectives.pixels import structural_dissimilarity
 from v2ir.training.objectives.reconstruction import Reconstruction
 from v2ir.training.stage import Stage
 
 
 class InfraredAutoencoder(Reconstruction):
-    """L1 + structure x (1 - SSIM) + kl x KL + adversarial, on infrared pictures alone.
+    """L1 + structure x (1 - SSIM) + perceptual + kl x KL + adversarial, on infrared alone.
 
     The latent is drawn from the posterior. A stage with `adversarial` above zero has a
     patch discriminator, so its delayed start is a stage of its own after one without. Its
@@ -44,6 +45,9 @@ class InfraredAutoencoder(Reconstruction):
                 got=type(model.autoencoder).__name__,
                 do="use an architecture with AutoencoderKL, such as txt2ir-mini",
             )
+        self.distance: Distance | None = None
+        if stage.perceptual > 0:
+            self.distance = make_perceptual(stage.perceptual_network, model.device)
         self.discriminator: PatchDiscriminator | None = None
         if stage.adversarial > 0:
             with torch.random.fork_rng(devices=[]):
@@ -62,6 +66,8 @@ class InfraredAutoencoder(Reconstruction):
         if self.stage.structure:
             dissimilarity = structural_dissimilarity(_grey(made), _grey(true))
             loss = loss + self.stage.structure * dissimilarity
+        if self.distance is not None:
+            loss = loss + self.stage.perceptual * self.distance(_grey(made), _grey(true))
         divergence = posterior.kl().mean() / true[0].numel()
         loss = loss + self.stage.kl * divergence
         if self.discriminator is None:
