@@ -314,3 +314,43 @@ def test_gradients_are_averaged_whatever_is_missing():
     assert torch.equal(two.grad, torch.zeros(3))
     assert half.grad.dtype == torch.bfloat16 and half.grad.tolist() == [1.0, 1.0]
     assert frozen.grad is None and len(sent) == 2
+
+
+def small_kl():
+    """Return the architecture of Stable Diffusion 1.5, made small: KL autoencoder, epsilon."""
+    full = architecture("sd15")
+    blocks = ["DownEncoderBlock2D"] * 4, ["UpDecoderBlock2D"] * 4
+    autoencoder = {
+        **full.autoencoder, "down_block_types": blocks[0], "up_block_types": blocks[1],
+        "block_out_channels": [8, 8, 8, 8], "layers_per_block": 1, "norm_num_groups": 4,
+    }  # fmt: skip
+    unet = {**architecture("tiny").unet, "in_channels": 12, "out_channels": 4, "sample_size": 8}
+    text = architecture("tiny").text_encoder
+    return full.model_copy(update={"autoencoder": autoencoder, "unet": unet, "text_encoder": text})
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_a_model_of_the_published_kind_trains_without_its_autoencoder(data, tmp_path, lora_rank):
+    """Latents are scaled by the autoencoder's factor while it is out of memory."""
+    build_model(small_kl(), name="x", seed=3).save(tmp_path / "start")
+    stage = RECIPES["diffv2ir"].stages[1].model_copy(
+        update={
+            "steps": 2, "batch_size": 2, "accumulation": 1, "crop": 32, "sample_every": 0,
+            "lora_rank": lora_rank,
+        }
+    )  # fmt: skip
+    recipe = RECIPES["diffv2ir"].model_copy(update={"stages": (stage,)})
+    settings = TrainSettings(data, tmp_path / "run", start_from=str(tmp_path / "start"))
+    made = load_model(train(recipe, settings))
+    before = load_model(tmp_path / "start")
+    assert made.autoencoder.config.scaling_factor == 0.18215
+    for one, two in zip(
+        before.autoencoder.parameters(), made.autoencoder.parameters(), strict=True
+    ):
+        assert torch.equal(one, two)
+    changed = [
+        name
+        for name, value in made.unet.state_dict().items()
+        if not torch.equal(value, before.unet.state_dict()[name])
+    ]
+    assert changed and (not lora_rank or all(".to_" in name for name in changed))

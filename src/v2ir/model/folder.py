@@ -54,6 +54,8 @@ class Model:
     hash: str = ""
 
     def __post_init__(self) -> None:
+        # Kept, because the autoencoder may be out of memory while latents are scaled.
+        self._scaling_factor = float(self.autoencoder.config.scaling_factor)
         self._embed_one = functools.lru_cache(maxsize=4096)(self._embed_prompt)
 
     @property
@@ -69,14 +71,14 @@ class Model:
     def scale_latents(self, latents: Tensor) -> Tensor:
         """Bring the autoencoder's latents (N, c, h, w) to the scale that is denoised."""
         if not self.card.latent_std:
-            return latents * float(self.autoencoder.config.scaling_factor)
+            return latents * self._scaling_factor
         mean, std = self._moments(latents)
         return (latents - mean) / std
 
     def unscale_latents(self, latents: Tensor) -> Tensor:
         """Undo `scale_latents`."""
         if not self.card.latent_std:
-            return latents / float(self.autoencoder.config.scaling_factor)
+            return latents / self._scaling_factor
         mean, std = self._moments(latents)
         return latents * std + mean
 

@@ -71,7 +71,7 @@ def _mini() -> Recipe:
         ),
         card={
             **_ANNOTATORS,
-            "resolution": 384, "multiple": 32, "solver": "dpmpp", "steps": 3,
+            "resolution": 384, "multiple": 32, "solver": "mean", "steps": 1,
             "prompt_without_caption": "",
             "guidance": {"text": 1.0, "visible": 1.0, "segmentation": 1.0},
         },
