@@ -55,20 +55,20 @@ def draw_sheet(rows: Sequence[SheetRow]) -> np.ndarray:
 def _strip(row: SheetRow) -> Image.Image:
     views = [("visible", row.visible), ("segmentation", row.segmentation)]
     shown = [
-        (title, tile(view))
-        for title, view in (*views, ("infrared", row.infrared))
-        if view is not None
+        (title, tile(pixels))
+        for title, pixels in (*views, ("infrared", row.infrared))
+        if pixels is not None
     ]
-    width = sum(tile.width + GAP for _, tile in shown) + GAP
+    width = sum(view.width + GAP for _, view in shown) + GAP
     lines = textwrap.wrap(row.text, max(20, (width - 2 * GAP) // LETTER_WIDTH)) or [""]
     height = LINE_HEIGHT + TILE_HEIGHT + LINE_HEIGHT * len(lines) + 2 * GAP
     strip = Image.new("RGB", (width, height), PAPER)
     draw, font = ImageDraw.Draw(strip), ImageFont.load_default(FONT_SIZE)
     left = GAP
-    for title, tile in shown:
+    for title, view in shown:
         draw.text((left, GAP // 2), title, INK, font)
-        strip.paste(tile, (left, LINE_HEIGHT + GAP // 2))
-        left += tile.width + GAP
+        strip.paste(view, (left, LINE_HEIGHT + GAP // 2))
+        left += view.width + GAP
     below = LINE_HEIGHT + TILE_HEIGHT + GAP
     for number, line in enumerate(lines):
         draw.text((GAP, below + number * LINE_HEIGHT), line, INK, font)
