@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import sys
@@ -363,8 +364,24 @@ def test_wrong_use_writes_nothing(model_folder, tmp_path, monkeypatch, capsys, a
     assert not out.exists()
 
 
-def test_the_bundled_model_reads_text():
-    sampler = TextSampler(load_model("mini"), GenerateSettings(width=64, height=96, steps=1))
-    street, house = made(sampler, (STREET, 0))[0], made(sampler, (HOUSE, 0))[0]
-    assert street.shape == (96, 64) and street.std() > 0.01
-    assert np.abs(street - house).max() > 0.01
+def test_a_default_solver_without_chance_gives_way(model):
+    certain = model.card.model_copy(update={"solver": "mean", "steps": 1})
+    alike = dataclasses.replace(model, card=certain)
+    sampler = TextSampler(alike)
+    assert (sampler.solver, sampler.steps) == ("dpmpp", 20)
+    ddim = TextSampler(alike, GenerateSettings(solver="ddim", steps=4))
+    assert (ddim.solver, ddim.steps) == ("ddim", 4)
+    asked = TextSampler(alike, GenerateSettings(solver="mean"))
+    assert (asked.solver, asked.steps) == ("mean", 1)
+    first, second = made(asked, (STREET, 0), (STREET, 1))
+    np.testing.assert_allclose(first, second, atol=1e-5)
+    first, second = made(sampler, (STREET, 0), (STREET, 1))
+    assert np.abs(first - second).max() > 1e-3
+    assert TextSampler(model).solver == "ddim" and TextSampler(model).steps == 2
+
+
+def test_the_bundled_model_makes_different_pictures():
+    sampler = TextSampler(load_model("mini"), GenerateSettings(width=64, height=96, steps=2))
+    first, second = (made(sampler, (STREET, k))[0] for k in (0, 1))
+    assert first.shape == (96, 64) and first.std() > 0.01
+    assert np.abs(first - second).max() > 0.02

@@ -14,16 +14,21 @@ from v2ir.model import Conditions, Guidance, Model
 from v2ir.sampling.guidance import GuidedDenoiser
 from v2ir.sampling.noise import draw_noise, image_generator
 from v2ir.sampling.prompts import Prompt
-from v2ir.sampling.solvers import SOLVERS, solve
+from v2ir.sampling.solvers import FROM_ZEROS, SOLVERS, solve
 from v2ir.sampling.translator import windows_for
 from v2ir.sampling.windows import WindowedDenoiser
 
 LONGEST_SIDE = 16384
+# A solver that starts from zeros gives the mean of all scenes, and every seed the same one.
+DRAWING_SOLVER, DRAWING_STEPS = "dpmpp", 20
 
 
 @dataclasses.dataclass(frozen=True)
 class GenerateSettings:
     """What the user may choose; None takes the model's default.
+
+    A model whose default solver leaves no room for chance, such as `mean`, is sampled with
+    `dpmpp` in 20 steps instead, unless the user asks for its solver.
 
     Attributes:
         width: Width of the pictures in pixels; None is the model's resolution.
@@ -80,8 +85,11 @@ class TextSampler:
         self.width = default if settings.width is None else settings.width
         self.height = default if settings.height is None else settings.height
         self.seed = settings.seed
-        self.steps = card.steps if settings.steps is None else settings.steps
-        self.solver = settings.solver or card.solver
+        draws = card.solver not in FROM_ZEROS
+        self.solver = settings.solver or (card.solver if draws else DRAWING_SOLVER)
+        takes_over = self.solver == card.solver or draws
+        default_steps = card.steps if takes_over else DRAWING_STEPS
+        self.steps = default_steps if settings.steps is None else settings.steps
         scale = card.guidance.text if settings.guidance is None else settings.guidance
         self.guidance: Guidance = card.guidance.model_copy(update={"text": scale})
         usual = 1 if model.device.type == "cpu" else 8
