@@ -258,7 +258,8 @@ def _widen(model: Model, start: str | Path | None) -> None:
 
 
 def _shows(stage: Stage, team: Team) -> bool:
-    return stage.objective not in FOR_AUTOENCODERS and team.is_lead
+    wanted = stage.sample_every > 0 and stage.objective not in FOR_AUTOENCODERS
+    return wanted and team.is_lead
 
 
 def _facts(recipe: Recipe, stage: Stage, team: Team) -> dict[str, Any]:
