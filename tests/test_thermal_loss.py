@@ -22,7 +22,6 @@ from v2ir.training import Stage
 from v2ir.training.cache import Caches, LatentCache, TextCache
 from v2ir.training.objectives import OBJECTIVES, Draw
 from v2ir.training.objectives.thermal import ThermalTargets, thermal_errors
-from v2ir.training.resting import Resting
 from v2ir.training.scenes import scenes_of, training_scenes
 
 
@@ -273,13 +272,3 @@ def test_targets_move_to_a_device_with_their_batch(data):
     moved = on_device(made.batch(scenes[:2], draws(0)[:2]), torch.device("meta"))
     assert isinstance(moved.thermal, ThermalTargets)
     assert moved.thermal.true.device.type == moved.clean.device.type == "meta"
-
-
-def test_the_decoder_stays_in_memory_while_the_stage_runs(data):
-    for weight, kept in ((50.0, True), (0.0, False)):
-        made, scenes = objective(data, thermal=weight, thermal_share=1.0)
-        resting = Resting(made.model, made.needs, "mini", torch.device("cpu"))
-        resting.unload()
-        assert (made.model.autoencoder is not None) == kept
-        if kept:
-            assert made.loss(made.batch(scenes[:1], draws(0)[:1])).item() > 0
