@@ -543,3 +543,9 @@ def test_maps_of_the_user_go_first(photos, tmp_path, model):
     Image.new("L", (9, 8), 0).save(maps / "street_0.png")
     report = run(photos, tmp_path / "out", model, annotators)
     assert "another size" in dict(report.failures)["street_0.png"]
+
+
+def test_a_model_of_text_alone_is_refused():
+    alone = build_model(architecture("txt2ir-tiny"), name="alone", conditions=("text",))
+    with pytest.raises(InputError, match="v2ir generate"):
+        Translator(alone)

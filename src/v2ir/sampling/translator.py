@@ -114,6 +114,12 @@ class Translator:
         self._check()
 
     def _check(self) -> None:
+        if "visible" not in self.model.card.conditions:
+            raise InputError(
+                f"the model {self.model.card.name} does not take visible images",
+                got=f"conditions {', '.join(self.model.card.conditions) or 'none'}",
+                do="make images from text with `v2ir generate`, or give another model",
+            )
         if self.solver not in SOLVERS:
             raise UnknownNameError.of("solver", self.solver, SOLVERS)
         for name in self.without:
