@@ -411,3 +411,25 @@ def test_every_recipe_resolves(name):
     assert from_text or "pairs" in phases
     # Phase 1, if there is one, comes before every phase that sees pairs.
     assert "infrared" not in phases[1:]
+
+
+def test_checkpoints_are_safetensors_of_every_kind_of_number(tmp_path):
+    from v2ir.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+
+    def state(fill):
+        module = torch.nn.Linear(3, 2)
+        module.register_buffer("count", torch.tensor(fill))
+        module.register_buffer("small", torch.full((3, 1), fill, dtype=torch.bfloat16))
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
+        module(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        return TrainingState({"m": module}, start_averages({"m": module}), optimizer, step=fill)
+
+    kept, other = state(7), state(3)
+    path = save_checkpoint(tmp_path, "s", kept, {"a": 1})
+    plain = load_file(path)
+    assert plain.keys() == kept.tensors().keys()
+    assert all(torch.equal(plain[name], value) for name, value in kept.tensors().items())
+    load_checkpoint(path, other, {"a": 1})
+    assert other.step == 7
+    assert all(torch.equal(value, kept.tensors()[n]) for n, value in other.tensors().items())

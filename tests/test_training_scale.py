@@ -354,3 +354,32 @@ def test_a_model_of_the_published_kind_trains_without_its_autoencoder(data, tmp_
         if not torch.equal(value, before.unet.state_dict()[name])
     ]
     assert changed and (not lora_rank or all(".to_" in name for name in changed))
+
+
+def test_moments_in_8_bits_survive_a_checkpoint(tmp_path):
+    optim = pytest.importorskip("bitsandbytes.optim")
+    from v2ir.training.average import start_averages
+    from v2ir.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+
+    def state(seed):
+        torch.manual_seed(seed)
+        module = torch.nn.Linear(128, 128)
+        return TrainingState(
+            {"m": module}, start_averages({"m": module}), optim.AdamW8bit(module.parameters())
+        )
+
+    def step(given, seed):
+        x = torch.randn(4, 128, generator=torch.Generator().manual_seed(seed))
+        given.modules["m"](x).square().mean().backward()
+        given.optimizer.step()
+        given.optimizer.zero_grad()
+
+    kept, other = state(0), state(1)
+    step(kept, 0)
+    load_checkpoint(save_checkpoint(tmp_path, "s", kept, {}), other, {})
+    for given in (kept, other):
+        step(given, 1)
+    for one, two in zip(
+        kept.modules["m"].parameters(), other.modules["m"].parameters(), strict=True
+    ):
+        assert torch.equal(one, two)

@@ -60,15 +60,16 @@ def averaged(
 ) -> Iterator[None]:
     """Put the averaged weights into the modules for the length of a block."""
     held = start_averages(modules)
-    _copy(averages, modules)
+    adopt(averages, modules)
     try:
         yield
     finally:
-        _copy(held, modules)
+        adopt(held, modules)
 
 
 @torch.no_grad()
-def _copy(values: Mapping[str, Mapping[str, Tensor]], modules: Mapping[str, nn.Module]) -> None:
+def adopt(values: Mapping[str, Mapping[str, Tensor]], modules: Mapping[str, nn.Module]) -> None:
+    """Put weights into the modules, for good."""
     for part, module in modules.items():
         for name, parameter in module.named_parameters():
             parameter.copy_(values[part][name])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -14,6 +15,17 @@ from torch import Tensor
 from v2ir.errors import RunError
 from v2ir.files import atomic_write
 
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_DEEPER = ">"
 _NAME = re.compile(r"^(?P<stage>.+)-(?P<step>\d{8})\.safetensors$")
 
 
@@ -46,17 +58,26 @@ class TrainingState:
                 found[f"averages/{part}/{name}"] = value
         for index, moments in self.optimizer.state_dict()["state"].items():
             for name, value in moments.items():
-                found[f"optimizer/{index}/{name}"] = torch.as_tensor(value)
+                # bitsandbytes keeps what it needs to unpack 8 bits one level deeper.
+                inner = value if isinstance(value, dict) else {"": value}
+                for part, number in inner.items():
+                    path = f"{name}{_DEEPER}{part}" if part else name
+                    found[f"optimizer/{index}/{path}"] = torch.as_tensor(number)
         return found
 
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
         """Take over the tensors of a checkpoint."""
         groups: dict[str, dict[str, Tensor]] = {}
-        moments: dict[int, dict[str, Tensor]] = {}
+        moments: dict[int, dict[str, Any]] = {}
         for key, value in tensors.items():
             kind, part, name = key.split("/", 2)
             if kind == "optimizer":
-                moments.setdefault(int(part), {})[name] = value
+                outer, _, inner = name.partition(_DEEPER)
+                moment = moments.setdefault(int(part), {})
+                if inner:
+                    moment.setdefault(outer, {})[inner] = value
+                else:
+                    moment[outer] = value
             else:
                 groups.setdefault(f"{kind}/{part}", {})[name] = value
         for part, module in self.modules.items():
@@ -81,16 +102,37 @@ def save_checkpoint(
     Raises:
         OutputError: If the disk refuses; the checkpoints before it stay.
     """
-    from safetensors.torch import save
-
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors().items()}
     metadata = {"stage": stage, "step": str(state.step), "facts": json.dumps(facts)}
     path = checkpoint_path(folder, stage, state.step)
     with atomic_write(path) as stream:
-        stream.write(save(tensors, metadata))
+        _write_tensors(stream, state.tensors(), metadata)
     for _, old in list_checkpoints(folder, stage)[:-keep]:
         old.unlink()
     return path
+
+
+def _write_tensors(
+    stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write a safetensors file tensor by tensor.
+
+    The library's own functions copy everything first, which at full size is 14 GB.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    place = 0
+    for name, value in tensors.items():
+        end = place + value.numel() * value.element_size()
+        header[name] = {
+            "dtype": _DTYPES[value.dtype], "shape": list(value.shape), "data_offsets": [place, end],
+        }  # fmt: skip
+        place = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    stream.write(len(text).to_bytes(8, "little"))
+    stream.write(text)
+    for value in tensors.values():
+        flat = value.detach().cpu().contiguous().flatten()
+        stream.write(flat.view(torch.uint8).numpy().data)
 
 
 def list_checkpoints(folder: Path, stage: str) -> list[tuple[int, Path]]:

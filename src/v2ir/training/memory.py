@@ -105,7 +105,7 @@ def footprint(model: Model, stage: Stage, autocast: bool) -> Footprint:
     frozen = sum(_count(part) for name, part in parts.items() if name not in stage.trains)
     if "text_encoder" not in stage.trains:
         frozen -= _count(model.text_encoder)  # its embeddings are cached
-    if stage.objective == "end_to_end":
+    if stage.objective == "end_to_end" or stage.thermal > 0:
         frozen += _count(model.autoencoder)
     bare = {
         again: _activations(model, stage.crop // model.card.factor, again) // (1 + autocast)

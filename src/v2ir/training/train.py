@@ -18,7 +18,7 @@ from v2ir.model import Model
 from v2ir.model.folder import find_model, load_model, load_part
 from v2ir.model.networks import encode_mode
 from v2ir.records import Progress, no_progress
-from v2ir.training.average import averaged
+from v2ir.training.average import adopt, averaged
 from v2ir.training.cache import Caches, LatentCache, TextCache, weights_hash
 from v2ir.training.loop import StageRun, train_stage
 from v2ir.training.lora import widen_weights
@@ -189,17 +189,19 @@ def _run_stage(
     state = train_stage(objective, scenes, settings, progress)
     if plan:
         logger.info("measured peak: %.1f GB", peak_memory(team.device) / GIGABYTE)
+    adopt(state.averages, state.modules)
+    modules = state.modules
+    del state  # moments and averages are of no more use, and at full size they are 10 GB
     resting.load()
     if plan and plan.half_frozen:
         _widen(model, start)
-    with averaged(state.averages, state.modules):
-        for module in state.modules.values():
-            module.eval().requires_grad_(False)
-        objective.finish(scenes)
-        if team.is_lead:
-            _save(objective.model, recipe, stage, run)
-        if sample:
-            sample(None)
+    for module in modules.values():
+        module.eval().requires_grad_(False)
+    objective.finish(scenes)
+    if team.is_lead:
+        _save(objective.model, recipe, stage, run)
+    if sample:
+        sample(None)
     team.wait()
 
 
