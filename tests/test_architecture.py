@@ -39,7 +39,9 @@ ROOMS: dict[str, frozenset[str]] = {
 
 # Files and functions that may be larger than the limits, each with its reason.
 LARGE_FILES: dict[str, str] = {}
-LARGE_FUNCTIONS: dict[str, str] = {}
+LARGE_FUNCTIONS: dict[str, str] = {
+    "v2ir.cli.translate.command": "each option is a line of its signature",
+}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
