@@ -82,4 +82,6 @@ def test_from_images_to_numbers(make_pairs, tmp_path):
     with (report / "per_image.csv").open() as stream:
         measured = list(csv.DictReader(stream))
     assert {row["name"] for row in measured} == set(tested)
-    assert all(np.isfinite(float(row["psnr"])) for row in measured)
+    predicted = [row for row in measured if row["method"] == "prediction"]
+    assert len(predicted) == len(tested)
+    assert all(np.isfinite(float(row["psnr"])) for row in predicted)

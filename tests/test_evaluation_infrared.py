@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.conftest import street
 
+from conftest import street
 from v2ir.evaluation import MEASURES, SCORES
 from v2ir.evaluation.infrared import (
     Facts,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.conftest import street
 from typer.testing import CliRunner
 
+from conftest import street
 from v2ir.cli import app
 from v2ir.errors import DataError, InputError, UnknownNameError
 from v2ir.evaluation import METRICS

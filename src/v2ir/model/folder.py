@@ -54,8 +54,7 @@ class Model:
     hash: str = ""
 
     def __post_init__(self) -> None:
-        # Kept, because the autoencoder may be out of memory while latents are scaled.
-        self._scaling_factor = float(self.autoencoder.config.scaling_factor)
+        self._last_factor = 1.0
         self._embed_one = functools.lru_cache(maxsize=4096)(self._embed_prompt)
 
     @property
@@ -67,6 +66,18 @@ class Model:
     def dtype(self) -> torch.dtype:
         """Number format of the denoising network's weights."""
         return next(self.unet.parameters()).dtype
+
+    @property
+    def _scaling_factor(self) -> float:
+        """The autoencoder's factor; the last known one while it is out of memory."""
+        if self.autoencoder is None:
+            return self._last_factor
+        return float(self.autoencoder.config.scaling_factor)
+
+    def unload(self, name: str) -> None:
+        """Let go of the autoencoder or the text encoder; latents can still be scaled."""
+        self._last_factor = self._scaling_factor
+        setattr(self, name, None)
 
     def scale_latents(self, latents: Tensor) -> Tensor:
         """Bring the autoencoder's latents (N, c, h, w) to the scale that is denoised."""

@@ -36,7 +36,7 @@ class Resting:
     def unload(self) -> None:
         """Let go of the parts."""
         for name in self.names:
-            setattr(self.model, name, None)
+            self.model.unload(name)
 
     def load(self) -> None:
         """Read the parts again."""
