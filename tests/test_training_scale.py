@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import importlib
 import json
 import os
@@ -15,7 +16,7 @@ import torch
 from v2ir.annotation import annotate
 from v2ir.cli.train import read_size
 from v2ir.data import index
-from v2ir.errors import InputError
+from v2ir.errors import InputError, OutputError
 from v2ir.files import read_jsonl
 from v2ir.model import architecture, build_model, load_model
 from v2ir.model.networks import build_unet
@@ -381,5 +382,33 @@ def test_moments_in_8_bits_survive_a_checkpoint(tmp_path):
         step(given, 1)
     for one, two in zip(
         kept.modules["m"].parameters(), other.modules["m"].parameters(), strict=True
+    ):
+        assert torch.equal(one, two)
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(data, tmp_path, monkeypatch):
+    from v2ir.training import checkpoint
+
+    write = checkpoint._write_tensors
+
+    def full(stream, tensors, metadata):
+        if metadata["step"] == "4":
+            stream.write(b"begun")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(stream, tensors, metadata)
+
+    stage = RECIPES["tiny"].stages[0].model_copy(update={"steps": 6, "checkpoint_every": 2})
+    recipe = RECIPES["tiny"].model_copy(update={"stages": (stage,)})
+    settings = TrainSettings(data, tmp_path / "run")
+    monkeypatch.setattr(checkpoint, "_write_tensors", full)
+    with pytest.raises(OutputError, match="No space left"):
+        train(recipe, settings)
+    left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert left == ["autoencoder-00000002.safetensors"]
+    monkeypatch.setattr(checkpoint, "_write_tensors", write)
+    resumed = load_model(train(recipe, settings))
+    whole = load_model(train(recipe, TrainSettings(data, tmp_path / "whole")))
+    for one, two in zip(
+        resumed.autoencoder.parameters(), whole.autoencoder.parameters(), strict=True
     ):
         assert torch.equal(one, two)
