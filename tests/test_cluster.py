@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import pickle
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -39,6 +41,8 @@ pytestmark = [
 def machines():
     """Return two processors of this machine as a cluster."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
+    os.environ["RAY_raylet_start_wait_time_s"] = "300"  # noqa: SIM112 - the name is Ray's
     ray = pytest.importorskip("ray", reason="the extra `cluster` is not installed")
     ray.init(
         "local",
@@ -52,6 +56,10 @@ def machines():
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield Cluster("local")
     ray.shutdown()
+    # Ray leaves its processes unreaped, of which Python would complain at its end.
+    for thing in gc.get_objects():
+        if isinstance(thing, subprocess.Popen):
+            thing.wait(30)
 
 
 def v2ir(monkeypatch, *arguments):
@@ -134,33 +142,25 @@ class Raising:
         raise self.error
 
 
-def test_a_dead_worker_costs_nothing(machines, tmp_path):
-    work = Stamping(tmp_path, dies_once=7)
-    found = list(spread(machines, work, range(30), Settings(tmp_path, least=5)))
-    assert sorted(found) == [(number, number * number) for number in range(30)]
+def test_a_dead_worker_costs_nothing_and_a_deadly_item_itself(machines, tmp_path):
+    work = Stamping(tmp_path, dies_once=7, dies_always=22)
+    found = dict(spread(machines, work, range(30), Settings(tmp_path, least=5)))
+    assert isinstance(found.pop(22), Lost)
+    numbers = [number for number in range(30) if number != 22]
+    assert found == {number: number * number for number in numbers}
     assert (tmp_path / "died").exists()
     texts = {p.stem: p.read_text().split(" by ") for p in tmp_path.glob("*.txt")}
-    assert {name: number for name, (number, _) in texts.items()} == {
-        str(number): str(number) for number in range(30)
-    }
+    assert sorted(texts) == sorted(str(number) for number in numbers)
     # What stood before number 7 in its share is of the one who died.
     assert texts["5"][1] == texts["6"][1] != texts["7"][1]
     assert not list(tmp_path.glob(".cluster-*"))
-
-
-def test_only_the_item_that_kills_is_lost(machines, tmp_path):
-    work = Stamping(tmp_path, dies_always=3)
-    found = dict(spread(machines, work, range(8), Settings(tmp_path, least=4)))
-    assert isinstance(found.pop(3), Lost)
-    assert found == {number: number * number for number in range(8) if number != 3}
 
 
 def test_errors_of_workers_come_home(machines, tmp_path):
     full = OutputError("no space", got="0 bytes", do="delete something")
     with pytest.raises(OutputError, match="delete something"):
         list(spread(machines, Raising(full), [1, 2], Settings(tmp_path)))
-    with pytest.raises(RunError, match="KeyError: 'odd'"):
-        list(spread(machines, Raising(KeyError("odd")), [1, 2], Settings(tmp_path)))
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_to_do_asks_no_cluster(tmp_path):
@@ -186,8 +186,8 @@ def test_machines_that_do_not_fit_refuse(tmp_path, monkeypatch):
     pyarrow = pytest.importorskip("pyarrow", reason="the extra `cluster` is not installed")
     table = pyarrow.table({"number": [4], "item": [pickle.dumps(4)]})
 
-    def answer(mark, version):
-        row = _Worker(Stamping(tmp_path), mark, version)(table).to_pylist()[0]
+    def answer(mark, version, work=Stamping(tmp_path)):
+        row = _Worker(work, mark, version)(table).to_pylist()[0]
         assert row["number"] == 4
         return pickle.loads(row["result"])
 
@@ -196,16 +196,20 @@ def test_machines_that_do_not_fit_refuse(tmp_path, monkeypatch):
     monkeypatch.setitem(_Worker._check.__globals__, "_PATIENCE", 0.3)
     apart = answer(tmp_path / "not there", __version__)
     assert isinstance(apart, _Fatal) and "all machines share" in str(apart.error)
-    assert answer(tmp_path, __version__) == 16
+    odd = answer(tmp_path, __version__, Raising(KeyError("odd")))
+    assert isinstance(odd.error, RunError) and "KeyError: 'odd'" in str(odd.error)
+    # A share that was begun too often is given up without another try.
+    assert [answer(tmp_path, __version__) for _ in range(3)] == [16, 16, Lost()]
 
 
 @given(st.integers(1, 10**6), st.integers(1, 500), st.integers(1, 64))
 def test_shares_are_fair(items, workers, least):
     share = Settings(Path(), least=least).share(items, workers)
-    assert 1 <= share <= 64
-    # All workers have something to do where there is enough for all.
-    assert -(-items // share) >= min(workers, items)
-    assert share >= min(least, -(-items // workers))
+    equal = -(-items // workers)
+    assert 1 <= share <= min(64, equal), "a worker would wait for another"
+    assert share >= min(least, equal), "a network's batch would not be full"
+    # Where there is much to do, the last shares to end are small ones.
+    assert share == 64 or share <= max(least, -(-items // (8 * workers)))
 
 
 # ---- translate ------------------------------------------------------------------------
@@ -269,13 +273,21 @@ class Killer(threading.Thread):
             time.sleep(0.005)
 
 
-def test_translation_with_a_worker_killed(machines, tmp_path, model_folder, photos, monkeypatch):
+def test_translation_with_a_worker_killed(
+    machines, tmp_path, model_folder, photos, monkeypatch, capsys
+):
     there, here = tmp_path / "there", tmp_path / "here"
     words = ["--model", model_folder, "--captions", photos / "captions.jsonl", "--device", "cpu"]
+    many = [*words, "--cluster", "local"]
+    assert v2ir(monkeypatch, "translate", photos, there, *many, "--dry-run") == 0
+    assert not there.exists()
     killer = Killer(there, 3)
     killer.start()
-    assert v2ir(monkeypatch, "translate", photos, there, *words, "--cluster", "local") == 1
+    assert v2ir(monkeypatch, "translate", photos, there, *many) == 1
     killer.join()
+    told = capsys.readouterr().err
+    assert "24 infrared images made" in told and "1 inputs failed" in told
+    assert "broken.jpg" in told and "is not an image" in told
     assert killer.killed and 6 <= len(killer.before) < 48, "it was killed too late"
     after = state(there)
     assert {name: after[name] for name in killer.before} == killer.before
@@ -290,20 +302,6 @@ def test_translation_with_a_worker_killed(machines, tmp_path, model_folder, phot
     nowhere = ["--cluster", "nowhere.invalid:1"]
     assert v2ir(monkeypatch, "translate", photos, there, *words, *nowhere) == 0
     assert state(there) == before
-
-
-def test_failures_of_translation_are_listed(
-    machines, tmp_path, model_folder, photos, monkeypatch, capsys
-):
-    for path in sorted(photos.rglob("street_*"))[3:]:
-        path.unlink()
-    words = ["--model", model_folder, "--cluster", "local"]
-    assert v2ir(monkeypatch, "translate", photos, tmp_path / "out", *words, "--dry-run") == 0
-    assert not (tmp_path / "out").exists()
-    assert v2ir(monkeypatch, "translate", photos, tmp_path / "out", *words) == 1
-    told = capsys.readouterr().err
-    assert "3 infrared images made" in told and "1 inputs failed" in told
-    assert "broken.jpg" in told and "is not an image" in told
 
 
 # ---- annotate -------------------------------------------------------------------------

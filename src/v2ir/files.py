@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from v2ir.errors import DataError, OutputError
 
@@ -99,26 +99,33 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
     """Append one JSON object as a line; safe with several writing processes.
 
-    The line is written by one `write` call on a descriptor opened for appending, which
-    the operating system does not interleave with other appends. A torn last line (left
-    by a killed process) is closed first, so it can never swallow the new one.
+    The line is written by one `write` call on a descriptor opened for appending, under a
+    lock where the system has one. A torn last line (left by a killed process) is closed
+    first, so it can never swallow the new one.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
-        with path.open("ab+") as stream:
-            if stream.tell() > 0:
+        with path.open("ab+", buffering=0) as stream:
+            _lock(stream)
+            if stream.seek(0, os.SEEK_END) > 0:
                 stream.seek(-1, os.SEEK_END)
                 if stream.read(1) != b"\n":
                     line = b"\n" + line
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
-        try:
-            if os.write(descriptor, line) < len(line):
+            if (stream.write(line) or 0) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        finally:
-            os.close(descriptor)
     except OSError as error:
         raise _cannot_write(path, error) from error
+
+
+def _lock(stream: IO[bytes]) -> None:
+    """Keep other writers of a file waiting until the stream is closed."""
+    try:
+        import fcntl
+    except ImportError:  # a system without it; lines still stay whole
+        return
+    with contextlib.suppress(OSError):  # a network disk without locks
+        fcntl.flock(stream, fcntl.LOCK_EX)
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

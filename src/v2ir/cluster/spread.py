@@ -2,9 +2,9 @@
 
 A worker is a Ray actor that loads its networks once and then gets share after share. Where
 a worker dies, another takes its place and its share is done again; whoever writes files
-passes over those that are there, so none is written twice. A share that takes its worker
-along `RETRIES` + 1 times is split into single items, so that one bad item does not cost
-its neighbours; what still takes its worker along is lost.
+passes over those that are there, so none is written twice. A share that took `TRIES`
+workers along is split into single items, so that one bad item does not cost its
+neighbours; an item that takes as many along by itself is lost.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import logging
 import pickle
+import shutil
 import socket
 import time
 import traceback
@@ -30,7 +31,7 @@ B = TypeVar("B")
 A_contra = TypeVar("A_contra", contravariant=True)
 B_co = TypeVar("B_co", covariant=True)
 
-RETRIES = 2
+TRIES = 3
 _MOST_ITEMS = 64
 _SHARES_A_WORKER = 8
 _PATIENCE = 10.0
@@ -100,7 +101,7 @@ def spread(
             if not left:
                 break
             for number, result in _pass(cluster, work, left, size, settings.memory, mark):
-                if number in left:
+                if not isinstance(result, Lost):
                     yield left.pop(number), result
     for item in left.values():
         yield item, Lost()
@@ -113,20 +114,19 @@ def _pass(
     share: int,
     memory: int,
     mark: Path,
-) -> Iterator[tuple[int, B]]:
+) -> Iterator[tuple[int, B | Lost]]:
     """Give all items out in shares once; what comes back is yielded."""
     ray = cluster.connect()
     workers = min(cluster.places(memory), -(-len(items) // share))
     logger.info("%d items in shares of %d over %d workers", len(items), share, workers)
     with _quiet(ray), _told(ray):
+        # Ray does a dead worker's share again without end; the workers count.
         rows = ray.data.from_arrow(list(_shares(items, share))).map_batches(
             _Worker,
             fn_constructor_args=(work, mark, __version__),
             batch_size=share,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
-            max_restarts=-1,
-            max_task_retries=RETRIES,
             **cluster.needs(memory),
         )
         for table in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -163,11 +163,10 @@ def _shares(items: dict[int, Any], share: int) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _quiet(ray: Any) -> Iterator[None]:
-    """Let Ray Data go on past workers that died, without bars and reports of its own."""
+    """Let Ray Data work without bars and reports of its own."""
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.max_errored_blocks = -1
     reports = logging.getLogger("ray.data")
     level = reports.level
     reports.setLevel(logging.CRITICAL)
@@ -196,17 +195,28 @@ class _Worker(Generic[A, B]):
         import pyarrow
 
         items = [pickle.loads(item) for item in table["item"].to_pylist()]
+        numbers = table["number"].to_pylist()
         results: Sequence[Any]
         try:
             if self._run is None:
                 self._check()
-                self._run = self._work.start()
-            results = self._run(items)
+            if self._tries(f"{numbers[0]}-{numbers[-1]}") > TRIES:
+                results = [Lost()] * len(items)
+            else:
+                self._run = self._run or self._work.start()
+                results = self._run(items)
         except Exception as error:
             results = [_Fatal(_portable(error))] * len(items)
         assert len(results) == len(items)
         packed = pyarrow.array([pickle.dumps(result) for result in results], pyarrow.binary())
         return pyarrow.table({"number": table["number"], "result": packed})
+
+    def _tries(self, share: str) -> int:
+        """Note that a share is begun, and return how many times it was."""
+        with (self._mark / share).open("ab") as stream:
+            stream.write(b"+")
+            stream.flush()
+            return stream.tell()
 
     def _check(self) -> None:
         """Refuse to work with another v2ir, or on a disk that the others do not see."""
@@ -242,14 +252,13 @@ def _portable(error: Exception) -> Exception:
 
 @contextlib.contextmanager
 def _mark(folder: Path) -> Iterator[Path]:
-    """Leave a file in the shared folder while the work is going on."""
+    """Have a hidden folder in the shared one while the work is going on."""
     path = folder / f".cluster-{uuid.uuid4().hex}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        path.mkdir(parents=True)
     except OSError as error:
         raise OutputError(f"cannot write {folder}", got=error.strerror) from error
     try:
         yield path
     finally:
-        path.unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
