@@ -112,7 +112,7 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
                 stream.seek(-1, os.SEEK_END)
                 if stream.read(1) != b"\n":
                     line = b"\n" + line
-            if (stream.write(line) or 0) < len(line):
+            if os.write(stream.fileno(), line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise _cannot_write(path, error) from error
