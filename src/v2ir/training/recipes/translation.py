@@ -1,0 +1,136 @@
+"""Translation from visible images: DiffV2IR at its published size and small."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from v2ir.training.recipes.parts import ANNOTATORS, INFRARED_PROMPT, autoencoder_stage
+from v2ir.training.stage import Recipe, Stage
+
+_STREET = ("llvip", "metu_vistir", "msrs", "roadscene")
+
+
+def mini() -> Recipe:
+    """Return the recipe of the bundled model, early as it is."""
+    small: dict[str, Any] = {
+        "trains": ("unet", "text_encoder"), "batch_size": 16, "average_decay": 0.999,
+        "balance": 0.5, "scales": (1.0, 1.5), "learning_rate": 6e-4, "warmup_steps": 20,
+        "sample_every": 500,
+    }  # fmt: skip
+    # Most samples are noisy ones, because where heat is gets decided there; and batches are
+    # small, because more updates for the same work learn more.
+    street = {
+        **small, "phase": 3, "styles": _STREET, "alignment": ("strict", "near"),
+        "noise_shift": 10.0, "batch_size": 4, "learning_rate": 5e-4,
+    }  # fmt: skip
+    return Recipe(
+        name="mini",
+        architecture="mini",
+        stages=(
+            autoencoder_stage(steps=1600, decay_steps=1600),
+            Stage(
+                name="infrared", phase=1, scenes="infrared", conditions=(),
+                prompt=INFRARED_PROMPT, steps=250, variants=2, drop=0.0, **small,
+            ),
+            Stage(name="pairs", phase=2, steps=600, decay_steps=1700, **small),
+            Stage(
+                name="style", **{**street, "batch_size": 16, "noise_shift": 4.0},
+                steps=400, decay_steps=1400,
+            ),
+            Stage(
+                name="first_step",
+                **{**street, "batch_size": 16, "noise_shift": 20.0, "learning_rate": 8e-4},
+                steps=400, decay_steps=1100,
+            ),
+            Stage(name="finish", steps=2900, decay_steps=2900, **street),
+        ),
+        card={
+            **ANNOTATORS,
+            "resolution": 384, "multiple": 32, "solver": "mean", "steps": 1,
+            "prompt_without_caption": "",
+            "guidance": {"text": 1.0, "visible": 1.0, "segmentation": 1.0},
+        },
+    )  # fmt: skip
+
+
+def tiny() -> Recipe:
+    """Return a recipe of all stages that trains in seconds, for tests and first tries."""
+    small: dict[str, Any] = {
+        "steps": 6, "batch_size": 2, "crop": 32, "variants": 2,
+        "trains": ("unet", "text_encoder"), "average_decay": 0.9, "checkpoint_every": 2,
+    }  # fmt: skip
+    return Recipe(
+        name="tiny",
+        architecture="tiny",
+        stages=(
+            autoencoder_stage(steps=6, batch_size=2, crop=32, checkpoint_every=2),
+            Stage(
+                name="infrared", phase=1, scenes="infrared", conditions=(), prompt=INFRARED_PROMPT,
+                drop=0.0, **small,
+            ),
+            Stage(name="pairs", phase=2, sample_every=3, **small),
+            Stage(name="style", phase=3, **small),
+        ),
+        card={
+            **ANNOTATORS, "resolution": 64, "multiple": 16, "solver": "dpmpp", "steps": 2,
+            "guidance": {"text": 1.5, "visible": 1.5, "segmentation": 1.5},
+        },
+    )  # fmt: skip
+
+
+def camera() -> Recipe:
+    """Return phase 3 alone: the look of one camera from a small set, `--from` a model."""
+    return Recipe(
+        name="camera",
+        architecture="mini",
+        stages=(
+            Stage(
+                name="style", phase=3, trains=("unet", "text_encoder"), steps=400,
+                learning_rate=2e-4, warmup_steps=20, decay_steps=400, noise_shift=4.0,
+                average_decay=0.99,
+                scales=(1.0, 1.5), sample_every=100, checkpoint_every=50,
+            ),
+        ),
+    )  # fmt: skip
+
+
+def diffv2ir(crop: int) -> Recipe:
+    """Return the three phases of DiffV2IR, to start from Stable Diffusion 1.5 widened to 12.
+
+    Source: DiffV2IR, Sec. 3.3 and its released code: crop 256 out of 256 to 288 px, AdamW
+    with 1e-4, batch 32 x 8, averaged weights 0.9999, about 100 epochs of 66,023 pairs in
+    phase 2. The rank of phase 1's adapters and its length are not stated; both are ours.
+    """
+    published: dict[str, Any] = {
+        "batch_size": 32, "accumulation": 8, "learning_rate": 1e-4, "average_decay": 0.9999,
+        "crop": crop, "scales": (1.0, 1.125), "sample_every": 500, "checkpoint_every": 500,
+    }  # fmt: skip
+    return Recipe(
+        name=f"diffv2ir-{crop}",
+        architecture="sd15",
+        stages=(
+            Stage(
+                name="infrared", phase=1, scenes="infrared", conditions=(), prompt=INFRARED_PROMPT,
+                drop=0.0, drop_style=0.0, steps=2_500, lora_rank=64, **published,
+            ),
+            Stage(name="pairs", phase=2, steps=25_000, **published),
+            Stage(name="style", phase=3, steps=2_500, **published),
+        ),
+        card={
+            "captioner": "blip-base", "segmenter": "sam-vit-h", "resolution": 512, "multiple": 64,
+        },
+    )  # fmt: skip
+
+
+def camera_lora() -> Recipe:
+    """Return the light way to fit a camera: an adapter, from about 100 pairs."""
+    return Recipe(
+        name="camera-lora",
+        architecture="sd15",
+        stages=(
+            Stage(
+                name="style", phase=3, steps=1_000, learning_rate=1e-4, warmup_steps=50,
+                decay_steps=1_000, batch_size=8, lora_rank=32, average_decay=0.99, sample_every=250,
+            ),
+        ),
+    )  # fmt: skip
