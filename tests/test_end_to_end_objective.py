@@ -82,6 +82,15 @@ def test_the_loss_of_pictures_reaches_network_and_decoder(data):
     assert all(p.grad is None for p in made.model.autoencoder.encoder.parameters())
 
 
+def test_a_decoder_that_rests_collects_no_gradients(data):
+    for adversarial in (0.0, 0.5):
+        made, scenes = objective(data, trains=("unet",), end_to_end=1.0, adversarial=adversarial)
+        made.loss(made.batch(scenes[:2], draws(0)[:2])).backward()
+        assert "decoder" not in made.modules
+        assert not any(p.requires_grad for p in made.model.autoencoder.parameters())
+        assert made.model.unet.conv_out.weight.grad.abs().sum() > 0
+
+
 def test_the_network_learns_the_picture_from_pure_noise(data):
     made, scenes = objective(data, end_to_end=1.0, drop=0.0)
     parameters = [p for module in made.modules.values() for p in module.parameters()]

@@ -72,6 +72,8 @@ class EndToEnd(Denoising):
                 do="use an architecture with rescale_betas_zero_snr, such as mini",
             )
         self.needs |= {"autoencoder"}
+        # Gradients pass through the decoder; only weights that train may collect them.
+        model.autoencoder.requires_grad_(False)
         if "decoder" in stage.trains:
             self.modules["decoder"] = model.autoencoder.decoder
         self.discriminator: PatchDiscriminator | None = None
@@ -163,9 +165,9 @@ class EndToEnd(Denoising):
         with torch.no_grad():
             wanted = judge(true, styles)
         fooled = -verdicts[-1].mean() + self.stage.features * feature_distance(verdicts, wanted)
-        weight: float | Tensor = self.stage.adversarial
-        if last_layer.requires_grad:
-            weight = weight * adaptive_weight(loss, fooled, last_layer)
+        # A decoder that rests has no gradients of its own; the picture's take their place.
+        layer = last_layer if last_layer.requires_grad else made
+        weight = self.stage.adversarial * adaptive_weight(loss, fooled, layer)
         for parameter in judge.parameters():
             parameter.requires_grad_(True)
         both = torch.cat([true, torch.cat([made.detach(), batch.beside], dim=1)])
