@@ -41,7 +41,9 @@ def gaussian_denoiser(schedule: NoiseSchedule):
 
 
 @pytest.mark.parametrize("schedule_name", SCHEDULES)
-@pytest.mark.parametrize("solver", SOLVERS)
+# Consistency sampling asks for the end of the path, not for the best guess: see
+# test_distillation.py for its exact answer.
+@pytest.mark.parametrize("solver", sorted(SOLVERS.keys() - {"lcm"}))
 def test_solver_reaches_the_gaussian(solver, schedule_name):
     scheduler = build_scheduler(architecture(SCHEDULES[schedule_name]).scheduler)
     schedule = NoiseSchedule(scheduler.alphas_cumprod, scheduler.config.prediction_type)
@@ -103,6 +105,8 @@ def test_wrong_use_is_refused():
         solve(None, noise, Conditions(), solver="dpmp", steps=3, **common)
     with pytest.raises(InputError, match="at least one step"):
         solve(None, noise, Conditions(), solver="ddim", steps=0, **common)
+    with pytest.raises(InputError, match="at most 50 steps"):
+        solve(None, noise, Conditions(), solver="lcm", steps=51, **common)
     with pytest.raises(InputError, match="generator"):
         solve(None, noise.repeat(2, 1, 1, 1), Conditions(), solver="ddim", steps=1, **common)
 

@@ -41,6 +41,59 @@ class Guidance(BaseModel):
         return self
 
 
+class GuidanceRange(BaseModel):
+    """Scales that a network with folded guidance was taught, lowest and highest.
+
+    Attributes:
+        text: Range of the scale s_T.
+        visible: Range of s_V.
+        segmentation: Range of s_S.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: tuple[float, float] = (1.0, 10.0)
+    visible: tuple[float, float] = (1.0, 3.0)
+    segmentation: tuple[float, float] = (1.0, 3.0)
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        for name in CONDITION_NAMES:
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"the range of {name} must be low <= high, got {low}, {high}")
+        return self
+
+    def outside(self, scales: Guidance | GuidanceRange) -> str:
+        """Return which scales lie outside the range, in words; empty if none does."""
+        found = []
+        for name in CONDITION_NAMES:
+            (low, high), asked = getattr(self, name), getattr(scales, name)
+            values = asked if isinstance(asked, tuple) else (asked,)
+            if min(values) < low or max(values) > high:
+                told = " to ".join(f"{value:g}" for value in values)
+                found.append(f"{name} {told}, taught {low:g} to {high:g}")
+        return "; ".join(found)
+
+
+class SpeedChoice(BaseModel):
+    """How a model is best sampled at one of the speeds of `v2ir translate --speed`.
+
+    Attributes:
+        solver: Name of the solver.
+        steps: Number of its steps.
+        guidance: Guidance; None takes the model's default.
+        reuse: The network's inner features are computed at every n-th step; 1 is always.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    solver: str
+    steps: int = Field(ge=1)
+    guidance: Guidance | None = None
+    reuse: int = Field(default=1, ge=1)
+
+
 class ModelCard(BaseModel):
     """The facts that translation needs and diffusers' folders do not hold.
 
@@ -65,8 +118,12 @@ class ModelCard(BaseModel):
         prompt_without_caption: Prompt where there is no caption; the empty string is the
             null condition.
         guidance: Default guidance.
+        guidance_range: Scales that the network can be told, where guidance is folded into
+            it; None where guidance takes several evaluations.
         solver: Default solver.
         steps: Default number of steps.
+        speeds: What to do at a speed, by its name; a speed without an entry is the same
+            for every model.
         captioner: Name of the captioner whose captions the model learned from.
         segmenter: Name of the segmenter whose maps the model learned from.
         licence: Terms under which the weights may be used.
@@ -92,8 +149,10 @@ class ModelCard(BaseModel):
     prompt_template: str = "turn the visible image of {caption} into infrared"
     prompt_without_caption: str = "turn the RGB image into the infrared one"
     guidance: Guidance = Field(default_factory=Guidance)
+    guidance_range: GuidanceRange | None = None
     solver: str = "euler_ancestral"
     steps: int = 100
+    speeds: dict[str, SpeedChoice] = Field(default_factory=dict)
     captioner: str | None = None
     segmenter: str | None = None
     licence: str = "unknown"

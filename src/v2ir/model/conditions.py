@@ -30,6 +30,8 @@ class Conditions:
         style: Style numbers, (N,), int64; 0 is the null style.
         null_text: Embedding of the empty string, (1, L, D); needed only where a batch
             mixes images with text and images without.
+        scales: Guidance scales of text, visible image and map, (N, 3), for a network that
+            guidance is folded into; None is no guidance, like scales of 1.
     """
 
     visible: Tensor | None = None
@@ -37,6 +39,7 @@ class Conditions:
     text: Tensor | None = None
     style: Tensor | None = None
     null_text: Tensor | None = None
+    scales: Tensor | None = None
 
     @property
     def present(self) -> frozenset[ConditionName]:
@@ -80,13 +83,13 @@ class Conditions:
             if self.null_text is None:
                 raise ValueError("null_text is needed to drop the text of single images")
             return self.null_text.to(value.dtype).expand_as(value)
-        return torch.zeros_like(value)
+        return torch.ones_like(value) if name == "scales" else torch.zeros_like(value)
 
     @staticmethod
     def concatenate(parts: Sequence[Conditions]) -> Conditions:
         """Join batches; a part that is null in some and given in others becomes explicit."""
         joined: dict[str, Tensor | None] = {}
-        for name in (*CONDITION_NAMES, "style"):
+        for name in (*CONDITION_NAMES, "style", "scales"):
             values = [getattr(part, name) for part in parts]
             given = next((value for value in values if value is not None), None)
             if given is None:
@@ -101,7 +104,7 @@ class Conditions:
 
     def _blank(self, example: Tensor) -> Tensor:
         """Return a tensor shaped like `example` but for this batch's number of images."""
-        parts = (self.visible, self.segmentation, self.text, self.style)
+        parts = (self.visible, self.segmentation, self.text, self.style, self.scales)
         sizes = [len(part) for part in parts if part is not None]
         number = sizes[0] if sizes else len(example)
         return example.new_zeros((number, *example.shape[1:]))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from v2ir.model.conditions import Conditions
+from v2ir.model.folding import embed_scales, takes_scales
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -68,7 +69,22 @@ class NetworkDenoiser:
             timestep,
             encoder_hidden_states=text.to(noisy.dtype),
             class_labels=labels,
+            timestep_cond=self._scales(conditions),
         ).sample
+
+    @property
+    def takes_scales(self) -> bool:
+        """Whether guidance is folded in, so that the network wants the scales itself."""
+        return takes_scales(self.unet)
+
+    def _scales(self, conditions: Conditions) -> Tensor | None:
+        """Return the embedding of the guidance scales, or None where none are told."""
+        if conditions.scales is None:
+            return None
+        if not self.takes_scales:
+            raise ValueError("the network cannot be told guidance scales")
+        layer = self.unet.time_embedding.cond_proj
+        return embed_scales(conditions.scales, layer.in_features).to(layer.weight.dtype)
 
 
 class NoiseSchedule:

@@ -20,11 +20,14 @@ from v2ir.errors import ModelError, UnknownNameError
 from v2ir.files import read_json, write_json
 from v2ir.model.card import ModelCard
 from v2ir.model.conditions import Conditions
+from v2ir.model.decomposition import load_decomposition
 from v2ir.model.denoiser import NetworkDenoiser, NoiseSchedule
+from v2ir.model.folding import takes_scales
 from v2ir.model.networks import encode_mode
 from v2ir.model.text import TEXT_ENCODERS, text_encoder_class
 
 CARD_NAME = "v2ir.json"
+DECOMPOSITION_DIR = "decomposition"
 _CLASSES = {
     "unet": ("diffusers", "UNet2DConditionModel"),
     "scheduler": ("diffusers", "DDPMScheduler"),
@@ -43,6 +46,8 @@ class Model:
         tokenizer: Its tokenizer.
         scheduler: The scheduler whose configuration holds the noise schedule.
         hash: SHA-256 over the weights and the card; empty for a model not yet saved.
+        decomposition: `DecompositionNetwork` where a stage trained one: it judges pictures
+            in training and takes no part in making them.
     """
 
     card: ModelCard
@@ -52,6 +57,7 @@ class Model:
     tokenizer: Any
     scheduler: Any
     hash: str = ""
+    decomposition: Any = None
 
     def __post_init__(self) -> None:
         self._last_factor = 1.0
@@ -118,6 +124,8 @@ class Model:
         """Move the networks; `dtype` changes the denoising network alone."""
         for part in (self.autoencoder, self.text_encoder):
             torch.nn.Module.to(part, device)
+        if self.decomposition is not None:
+            self.decomposition.to(device)
         torch.nn.Module.to(self.unet, device=device, dtype=dtype or self.dtype)
         self.forget_prompts()
         return self
@@ -216,6 +224,8 @@ class Model:
             part.save_pretrained(folder / _subfolder(name))
         self.tokenizer.save_pretrained(folder / "tokenizer")
         self.scheduler.save_pretrained(folder / "scheduler")
+        if self.decomposition is not None:
+            self.decomposition.save(folder / DECOMPOSITION_DIR)
         write_json(folder / CARD_NAME, self.card.model_dump(mode="json"))
         write_json(folder / "model_index.json", _index(self))
 
@@ -306,6 +316,8 @@ def _load_parts(folder: Path) -> dict[str, Any]:
     loaded = {name: load_part(folder, name) for name in ("unet", "autoencoder", "text_encoder")}
     loaded["tokenizer"] = AutoTokenizer.from_pretrained(folder / "tokenizer")
     loaded["scheduler"] = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+    if (folder / DECOMPOSITION_DIR).is_dir():
+        loaded["decomposition"] = load_decomposition(folder / DECOMPOSITION_DIR)
     return loaded
 
 
@@ -364,6 +376,7 @@ def _check_fit(model: Model) -> None:
         "output channels": (unet.out_channels, card.channels),
         "text width": (unet.cross_attention_dim, model.text_encoder.config.hidden_size),
         "styles": (unet.num_class_embeds or 1, len(card.styles) + 1),
+        "folded guidance": (takes_scales(model.unet), card.guidance_range is not None),
     }
     for what, (got, wanted) in facts.items():
         if got != wanted:

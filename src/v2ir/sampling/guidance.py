@@ -7,11 +7,14 @@ is zero are not computed; predictions that see the same conditions are computed 
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
-from v2ir.model.card import Guidance, Nesting
-from v2ir.model.conditions import ConditionName, Conditions
+from v2ir.errors import InputError
+from v2ir.model.card import Guidance, ModelCard, Nesting
+from v2ir.model.conditions import CONDITION_NAMES, ConditionName, Conditions
 from v2ir.model.denoiser import Denoiser
 
 ORDERS: dict[Nesting, tuple[ConditionName, ...]] = {
@@ -51,10 +54,36 @@ def branches(guidance: Guidance, present: frozenset[ConditionName]) -> list[Bran
     return kept or [(present, 1.0)]
 
 
+def check_guidance(card: ModelCard, guidance: Guidance) -> None:
+    """Refuse guidance that a network with folded guidance was not taught.
+
+    Raises:
+        InputError: If a scale or the nesting is another than the network was taught.
+    """
+    if card.guidance_range is None:
+        return
+    known = f"the model {card.name} has guidance folded in"
+    if outside := card.guidance_range.outside(guidance):
+        raise InputError(
+            f"{known} and does not know these scales",
+            got=outside,
+            do="give scales within the range, or the model that it was distilled from",
+        )
+    # At equal scales both nestings are the same.
+    tied = guidance.visible == guidance.segmentation
+    if guidance.nesting != card.guidance.nesting and not tied:
+        raise InputError(
+            f"{known} with the nesting {card.guidance.nesting}",
+            got=guidance.nesting,
+            do="give equal scales of the visible image and the map, or that nesting",
+        )
+
+
 class GuidedDenoiser:
     """A denoiser that combines the predictions of another one under several conditions.
 
-    All evaluations of a step run as one batch: N images and B branches are N x B rows.
+    All evaluations of a step run as one batch: N images and B branches are N x B rows. A
+    network that guidance is folded into is told the scales and evaluated once.
 
     Attributes:
         denoiser: The denoiser that is asked.
@@ -71,6 +100,10 @@ class GuidedDenoiser:
 
     def __call__(self, noisy: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
         """Predict for (N, c, h, w); see `v2ir.model.Denoiser`."""
+        if getattr(self.denoiser, "takes_scales", False):
+            self.evaluations += len(noisy)
+            scales = self._scales_at(timestep, noisy)
+            return self.denoiser(noisy, timestep, dataclasses.replace(conditions, scales=scales))
         chain = self._branches_at(timestep, conditions.present)
         parts = [conditions.without(*(conditions.present - names)) for names, _ in chain]
         self.evaluations += len(chain) * len(noisy)
@@ -84,9 +117,19 @@ class GuidedDenoiser:
             guided = guided + weight * prediction
         return guided
 
-    def _branches_at(self, timestep: Tensor, present: frozenset[ConditionName]) -> list[Branch]:
+    def _acts_at(self, timestep: Tensor) -> bool:
         low, high = self.guidance.interval
         fraction = float(timestep.max()) / max(self.num_timesteps - 1, 1)
-        if low <= fraction <= high:
+        return low <= fraction <= high
+
+    def _branches_at(self, timestep: Tensor, present: frozenset[ConditionName]) -> list[Branch]:
+        if self._acts_at(timestep):
             return branches(self.guidance, present)
         return [(present, 1.0)]
+
+    def _scales_at(self, timestep: Tensor, noisy: Tensor) -> Tensor | None:
+        """Return the scales for each image, (N, 3); None where guidance does not act."""
+        if not self._acts_at(timestep):
+            return None
+        scales = [getattr(self.guidance, name) for name in CONDITION_NAMES]
+        return torch.tensor([scales] * len(noisy), dtype=torch.float32, device=noisy.device)

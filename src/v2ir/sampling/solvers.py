@@ -66,6 +66,14 @@ def _unipc(config: Mapping[str, Any]) -> Any:
     return UniPCMultistepScheduler.from_config({**config, "timestep_spacing": "trailing"})
 
 
+def _lcm(config: Mapping[str, Any]) -> Any:
+    """Consistency sampling: jump to the end, noise again, jump; at most 50 steps."""
+    from diffusers.schedulers.scheduling_lcm import LCMScheduler
+
+    known = {name: value for name, value in config.items() if name != "variance_type"}
+    return LCMScheduler.from_config({**known, "clip_sample": False})
+
+
 SOLVERS: dict[str, SchedulerFactory] = {
     "euler_ancestral": _euler_ancestral,
     "euler": _euler,
@@ -74,12 +82,16 @@ SOLVERS: dict[str, SchedulerFactory] = {
     "mean": _ddim,
     "dpmpp_sde": _dpm("sde-dpmsolver++"),
     "unipc": _unipc,
+    "lcm": _lcm,
 }
 """`euler_ancestral` with 100 steps is DiffV2IR's published sampler.
 
 `mean` starts from zeros: its first step is the network's expectation under the conditions,
 with no chance in it; noise comes in after it, and further steps are DDIM's. One step of it
 is what a model trained by the objective `end_to_end` is best at.
+
+`lcm` is for models distilled by the objective `consistency`, in 1 to 8 steps or so.
+Source: Luo et al. 2023, Algorithm 3.
 """
 FROM_ZEROS = frozenset({"mean"})
 
@@ -124,13 +136,17 @@ def solve(
 
     Raises:
         UnknownNameError: If the solver is unknown.
-        InputError: If `steps` is not positive or the generators do not match the batch.
+        InputError: If `steps` is not positive or more than the solver has, or if the
+            generators do not match the batch.
     """
     if steps < 1:
         raise InputError("a solver needs at least one step", got=str(steps))
     if len(generators) != len(noise):
         raise InputError("give one generator an image", got=f"{len(generators)} for {len(noise)}")
     scheduler = make_scheduler(solver, config)
+    most = scheduler.config.get("original_inference_steps", steps)
+    if steps > most:
+        raise InputError(f"the solver {solver} has at most {most} steps", got=str(steps))
     scheduler.set_timesteps(steps, device=noise.device)
     draws = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": list(generators)} if draws else {}

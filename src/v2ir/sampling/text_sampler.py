@@ -11,7 +11,7 @@ import torch
 from v2ir.errors import InputError, UnknownNameError
 from v2ir.images import from_tensor
 from v2ir.model import Conditions, Guidance, Model
-from v2ir.sampling.guidance import GuidedDenoiser
+from v2ir.sampling.guidance import GuidedDenoiser, check_guidance
 from v2ir.sampling.noise import draw_noise, image_generator
 from v2ir.sampling.prompts import Prompt
 from v2ir.sampling.solvers import FROM_ZEROS, SOLVERS, solve
@@ -107,6 +107,7 @@ class TextSampler:
             )
         if self.solver not in SOLVERS:
             raise UnknownNameError.of("solver", self.solver, SOLVERS)
+        check_guidance(self.model.card, self.guidance)
         for what, value in (("steps", self.steps), ("batch size", self.batch_size)):
             if value < 1:
                 raise InputError(f"the {what} must be positive", got=str(value))

@@ -15,7 +15,7 @@ from v2ir.errors import InputError, UnknownNameError
 from v2ir.images import from_tensor, to_tensor
 from v2ir.model import Conditions, Guidance, Model
 from v2ir.sampling.geometry import Geometry, Resolution, apply, fit, padded, scaled, undo
-from v2ir.sampling.guidance import GuidedDenoiser
+from v2ir.sampling.guidance import GuidedDenoiser, check_guidance
 from v2ir.sampling.noise import draw_noise, image_generator
 from v2ir.sampling.solvers import SOLVERS, solve
 from v2ir.sampling.windows import WindowedDenoiser, Windows
@@ -122,6 +122,7 @@ class Translator:
             )
         if self.solver not in SOLVERS:
             raise UnknownNameError.of("solver", self.solver, SOLVERS)
+        check_guidance(self.model.card, self.guidance)
         for name in self.without:
             if name not in OMISSIONS:
                 raise UnknownNameError.of("condition to leave out", name, OMISSIONS)
