@@ -1,7 +1,7 @@
 """The model room: conditions, the denoiser and its loss, networks, the model folder."""
 
 from v2ir.model.build import build_model
-from v2ir.model.card import Guidance, GuidanceRange, ModelCard
+from v2ir.model.card import Guidance, GuidanceRange, ModelCard, SpeedChoice
 from v2ir.model.conditions import CONDITION_NAMES, Conditions
 from v2ir.model.denoiser import Denoiser, NetworkDenoiser, NoiseSchedule, denoising_loss
 from v2ir.model.folder import Model, bundled_models, find_model, load_model
