@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from v2ir.model.card import ModelCard
+from v2ir.model.conditions import CONDITION_NAMES
 from v2ir.model.folder import Model
 from v2ir.model.networks import (
     Architecture,
@@ -15,6 +16,7 @@ from v2ir.model.networks import (
     build_scheduler,
     build_tokenizer,
     build_unet,
+    num_planes,
 )
 from v2ir.model.text import build_text_encoder
 
@@ -36,18 +38,24 @@ def build_model(
         seed: Seed of the initial weights.
         styles: Names of the camera styles that the network can be told.
         words: Words that the tokenizer knows as one piece.
-        **facts: Further fields of the model card.
+        **facts: Further fields of the model card; `conditions` decide how many input
+            channels the denoiser has.
     """
     length = architecture.text_encoder["max_position_embeddings"]
     tokenizer = build_tokenizer([*architecture.words, *words], length)
+    channels = architecture.unet["out_channels"]
+    planes = num_planes(facts.get("conditions", CONDITION_NAMES))
+    # An architecture for text alone has one plane; without stated conditions it keeps it.
+    most = architecture.unet["in_channels"]
+    config = {**architecture.unet, "in_channels": min(planes * channels, most)}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        unet = build_unet(architecture.unet, len(styles))
+        unet = build_unet(config, len(styles))
         autoencoder = build_autoencoder(architecture)
         text_encoder = build_text_encoder(architecture, tokenizer)
     card = ModelCard(
         name=name,
-        channels=architecture.unet["out_channels"],
+        channels=channels,
         factor=architecture.factor,
         styles=tuple(styles),
         text_length=length,

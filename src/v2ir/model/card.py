@@ -122,6 +122,8 @@ class ModelCard(BaseModel):
             it; None where guidance takes several evaluations.
         solver: Default solver.
         steps: Default number of steps.
+        one_step: Whether the network makes a picture at once from zeros, as plain regression
+            and Pix2Pix do, so that one step of `mean` is its only setting.
         speeds: What to do at a speed, by its name; a speed without an entry is the same
             for every model.
         captioner: Name of the captioner whose captions the model learned from.
@@ -152,6 +154,7 @@ class ModelCard(BaseModel):
     guidance_range: GuidanceRange | None = None
     solver: str = "euler_ancestral"
     steps: int = 100
+    one_step: bool = False
     speeds: dict[str, SpeedChoice] = Field(default_factory=dict)
     captioner: str | None = None
     segmenter: str | None = None

@@ -23,7 +23,7 @@ from v2ir.model.conditions import Conditions
 from v2ir.model.decomposition import load_decomposition
 from v2ir.model.denoiser import NetworkDenoiser, NoiseSchedule
 from v2ir.model.folding import takes_scales
-from v2ir.model.networks import encode_mode
+from v2ir.model.networks import encode_mode, num_planes
 from v2ir.model.text import TEXT_ENCODERS, text_encoder_class
 
 CARD_NAME = "v2ir.json"
@@ -41,7 +41,7 @@ class Model:
     Attributes:
         card: What the model says about itself.
         unet: The denoising network.
-        autoencoder: The autoencoder, `AutoencoderKL` or `AutoencoderDC`.
+        autoencoder: The autoencoder, `AutoencoderKL`, `AutoencoderDC` or `PixelAutoencoder`.
         text_encoder: The text encoder.
         tokenizer: Its tokenizer.
         scheduler: The scheduler whose configuration holds the noise schedule.
@@ -147,7 +147,8 @@ class Model:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode denoised latents (N, c, h, w) to images (N, 3, H, W), about [-1, 1]."""
-        dtype = next(self.autoencoder.parameters()).dtype
+        # An autoencoder on pixels has no weights whose format would matter.
+        dtype = next(self.autoencoder.parameters(), latents).dtype
         decoded = self.autoencoder.decode(self.unscale_latents(latents.to(dtype))).sample
         return decoded.expand(-1, 3, -1, -1)
 
@@ -236,7 +237,9 @@ def _subfolder(name: str) -> str:
 
 def _index(model: Model) -> dict[str, Any]:
     parts = {name: list(value) for name, value in _CLASSES.items()}
-    parts["vae"] = ["diffusers", type(model.autoencoder).__name__]
+    kind = type(model.autoencoder)
+    own = kind.__module__.startswith("v2ir.")
+    parts["vae"] = [kind.__module__ if own else "diffusers", kind.__name__]
     parts["text_encoder"] = ["transformers", type(model.text_encoder).__name__]
     parts["tokenizer"] = ["transformers", type(model.tokenizer).__name__]
     return {"_class_name": "DiffusionPipeline", **dict(sorted(parts.items()))}
@@ -347,9 +350,12 @@ def _network_class(folder: Path, name: str) -> Any:
     import diffusers
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+    from v2ir.model.pixel_autoencoder import PixelAutoencoder
+
     if name == "unet":
         return UNet2DConditionModel
-    return getattr(diffusers, read_json(folder / "model_index.json")["vae"][1])
+    name = read_json(folder / "model_index.json")["vae"][1]
+    return PixelAutoencoder if name == "PixelAutoencoder" else getattr(diffusers, name)
 
 
 def _refuse_gaps(name: str, info: dict[str, Any]) -> None:
@@ -370,7 +376,7 @@ def _refuse_gaps(name: str, info: dict[str, Any]) -> None:
 def _check_fit(model: Model) -> None:
     """Check that the parts and the card agree on channels, text width and styles."""
     card, unet = model.card, model.unet.config
-    planes = 1 + ("visible" in card.conditions) + ("segmentation" in card.conditions)
+    planes = num_planes(card.conditions)
     facts = {
         "input channels": (unet.in_channels, planes * card.channels),
         "output channels": (unet.out_channels, card.channels),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ class Architecture(BaseModel):
     """Sizes of the four parts of a model, as their libraries' own configuration.
 
     Attributes:
-        autoencoder_class: `AutoencoderKL` or `AutoencoderDC` of diffusers.
+        autoencoder_class: `AutoencoderKL` or `AutoencoderDC` of diffusers, or our own
+            `PixelAutoencoder`.
         autoencoder: Its configuration.
         unet: Configuration of diffusers' `UNet2DConditionModel`.
         text_encoder_class: Row of `v2ir.model.text.TEXT_ENCODERS`.
@@ -176,6 +177,35 @@ def _small(
     )
 
 
+def _pixels(blocks: Sequence[int], patch: int, groups: int, width: int) -> Architecture:
+    """Return a U-Net on pixels that makes a picture at once, from zeros.
+
+    The deepest block attends, as the small denoisers' does; its text is always the same.
+
+    Args:
+        blocks: Channels of the blocks, from the finest.
+        patch: Side in pixels of the squares that are folded into channels.
+        groups: Groups of the normalisation.
+        width: Width of the text encoder.
+    """
+    attention = [False] * (len(blocks) - 1) + [True]
+    unet = _unet(blocks, attention, 1, attention_head_dim=4, norm_num_groups=groups)
+    return Architecture(
+        autoencoder_class="PixelAutoencoder",
+        autoencoder={"in_channels": 3, "patch": patch},
+        unet={
+            "sample_size": 256 // patch,
+            "in_channels": 2 * 3 * patch**2,
+            "out_channels": 3 * patch**2,
+            "cross_attention_dim": width,
+            **unet,
+        },
+        text_encoder=_clip_text(width, 1, 2, 8, 0),
+        scheduler={**_ZERO_SNR_SCHEDULE, "prediction_type": "sample"},
+        factor=patch,
+    )
+
+
 def _text_to_infrared(widths: Sequence[int]) -> Architecture:
     """Return the full size of TxT2IR: one channel, and a text encoder to be trained.
 
@@ -236,6 +266,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         _unet((16, 32), (False, True), 1, attention_head_dim=2, norm_num_groups=4),
         (16, 1, 2, 24),
     ),
+    "pixels-mini": _pixels((32, 48, 80, 128, 160), 2, 8, 16),
+    "pixels-tiny": _pixels((8, 16), 2, 4, 8),
     "txt2ir": _text_to_infrared((128, 256, 512, 512, 1024)),
     "txt2ir-f8": _text_to_infrared((128, 256, 512, 512)),
     "txt2ir-mini": _small_text_to_infrared(
@@ -254,7 +286,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
 }
 """`sd15` is the full size of DiffV2IR, `txt2ir` that of TxT2IR (f = 16; `txt2ir-f8` has
-f = 8); `mini` is bundled; the tiny ones are for tests."""
+f = 8); `mini` is bundled; those on pixels are for trained baselines of the same number of
+weights; the tiny ones are for tests."""
 
 
 def architecture(name: str) -> Architecture:
@@ -266,6 +299,11 @@ def architecture(name: str) -> Architecture:
     if name not in ARCHITECTURES:
         raise UnknownNameError.of("architecture", name, ARCHITECTURES)
     return ARCHITECTURES[name]
+
+
+def num_planes(conditions: Collection[str]) -> int:
+    """Return how many latents a denoiser takes side by side: its own and those of images."""
+    return 1 + ("visible" in conditions) + ("segmentation" in conditions)
 
 
 def build_unet(config: Mapping[str, Any], num_styles: int = 0) -> Any:
@@ -285,7 +323,13 @@ def build_autoencoder(architecture: Architecture) -> Any:
     from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    classes = {"AutoencoderKL": AutoencoderKL, "AutoencoderDC": AutoencoderDC}
+    from v2ir.model.pixel_autoencoder import PixelAutoencoder
+
+    classes = {
+        "AutoencoderKL": AutoencoderKL,
+        "AutoencoderDC": AutoencoderDC,
+        "PixelAutoencoder": PixelAutoencoder,
+    }
     if architecture.autoencoder_class not in classes:
         raise UnknownNameError.of("autoencoder class", architecture.autoencoder_class, classes)
     return classes[architecture.autoencoder_class](**architecture.autoencoder)

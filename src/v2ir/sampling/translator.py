@@ -123,6 +123,7 @@ class Translator:
         if self.solver not in SOLVERS:
             raise UnknownNameError.of("solver", self.solver, SOLVERS)
         check_guidance(self.model.card, self.guidance)
+        self._check_one_step()
         for name in self.without:
             if name not in OMISSIONS:
                 raise UnknownNameError.of("condition to leave out", name, OMISSIONS)
@@ -134,6 +135,16 @@ class Translator:
                 "the resolution is too small for the model",
                 got=str(self.resolution),
                 do=f"give at least {self.model.card.multiple}",
+            )
+
+    def _check_one_step(self) -> None:
+        card = self.model.card
+        asked = (self.solver, self.steps, self.guidance)
+        if card.one_step and asked != (card.solver, card.steps, card.guidance):
+            raise InputError(
+                f"the model {card.name} makes a picture at once, without noise or guidance",
+                got=f"solver {self.solver}, {self.steps} steps, {self.guidance}",
+                do="leave out --solver, --steps and --guidance",
             )
 
     @property

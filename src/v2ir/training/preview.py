@@ -43,7 +43,7 @@ def _row(model: Model, item: TrainingScene, stage: Stage) -> np.ndarray:
     conditions = model.conditions(
         visible=_batch(views.get("visible")),
         segmentation=_batch(views.get("segmentation")),
-        captions=None if stage.prompt else captions,
+        captions=captions if "text" in stage.conditions and not stage.prompt else None,
         style=torch.tensor([model.row_of_style(item.scene.style)]),
     )
     side, quick = crop // factor, model.card.steps <= ENOUGH_STEPS
