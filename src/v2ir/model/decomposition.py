@@ -14,6 +14,7 @@ have no zero and no unit of heat, and so a camera's gain changes T alone, exactl
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,7 @@ class DecompositionNetwork(nn.Module):
         self.config = {"patches": patches, "widths": list(widths)}
         self.first = nn.Conv2d(1, widths[0], 3, padding=1)
         self.down = nn.ModuleList(
-            _block(before, after, stride=2)
-            for before, after in zip(widths, widths[1:], strict=False)
+            _block(before, after, stride=2) for before, after in itertools.pairwise(widths)
         )
         self.middle = _block(widths[-1], widths[-1])
         self.up = nn.ModuleList(

@@ -8,10 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from v2ir.model.conditions import CONDITION_NAMES, ConditionName
 
-Part = Literal["autoencoder", "unet", "text_encoder", "decoder"]
+Part = Literal["autoencoder", "unet", "text_encoder", "decoder", "decomposition"]
 
 THERMAL_OBJECTIVES = ("denoising", "end_to_end")
-"""Objectives that take the thermal-mask loss: those that train the denoiser."""
+"""Objectives that take a thermal loss: those that train the denoiser."""
 
 
 class Stage(BaseModel):
@@ -57,8 +57,16 @@ class Stage(BaseModel):
             objective `infrared_autoencoder`. Source: Rombach et al. 2022, Appendix G (1e-6).
         perceptual: Weight of the perceptual distance, for the same objective; 0 has none.
         perceptual_network: Row of `v2ir.training.objectives.perceptual.PERCEPTUAL`.
-        thermal: Weight w of the thermal-mask loss w * mean(|y - decode(z0)| * M), an option of
-            the stages that denoise; 0 has none. Source: TxT2IR's released code (50).
+        smoothness: Weight of the total variation of the parts, for the objective
+            `decomposition`.
+        patches: Patches of the environment along each side, for the same objective. Source:
+            PID (2).
+        thermal: Weight w of the thermal loss, an option of the stages that denoise; 0 has
+            none. Source: TxT2IR's released code (50), PID (5 or 50).
+        thermal_loss: What the loss compares: `mask` is mean(|y - decode(z0)| * M),
+            `decomposition` the parts that the model's decomposition network tells.
+        thermal_rebuilding: Weight of the term that asks a picture to rebuild itself from its
+            parts, within the `decomposition`. Source: PID, 50 / 50 for FLIR, 50 / 5 for KAIST.
         thermal_hot: M where the thermal mask is hot.
         thermal_cold: M where it is cold.
         thermal_form: `corrected` weighs each sample by the signal's share alpha_t^2 of its
@@ -110,7 +118,11 @@ class Stage(BaseModel):
     kl: float = Field(default=0.0, ge=0.0)
     perceptual: float = Field(default=0.0, ge=0.0)
     perceptual_network: str = "efficientnet-lite0"
+    smoothness: float = Field(default=0.0, ge=0.0)
+    patches: int = Field(default=2, ge=1, le=16)
     thermal: float = Field(default=0.0, ge=0.0)
+    thermal_loss: Literal["mask", "decomposition"] = "mask"
+    thermal_rebuilding: float = Field(default=1.0, ge=0.0)
     thermal_hot: float = Field(default=5.0, ge=0.0)
     thermal_cold: float = Field(default=0.5, ge=0.0)
     thermal_form: Literal["corrected", "published"] = "corrected"

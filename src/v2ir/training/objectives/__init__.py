@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from v2ir.training.objectives.decomposition import Decomposing
 from v2ir.training.objectives.denoising import Denoising
 from v2ir.training.objectives.end_to_end import EndToEnd
 from v2ir.training.objectives.infrared_autoencoder import InfraredAutoencoder
@@ -13,11 +14,12 @@ from v2ir.training.objectives.reconstruction import Reconstruction
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "reconstruction": Reconstruction,
     "infrared_autoencoder": InfraredAutoencoder,
+    "decomposition": Decomposing,
     "denoising": Denoising,
     "end_to_end": EndToEnd,
 }
 """Rows for `Stage.objective`."""
-FOR_AUTOENCODERS = frozenset({"reconstruction", "infrared_autoencoder"})
+FOR_AUTOENCODERS = frozenset({"reconstruction", "infrared_autoencoder", "decomposition"})
 """The objectives that train no denoiser: nothing can be sampled after them."""
 
 __all__ = ["FOR_AUTOENCODERS", "OBJECTIVES", "Draw", "Objective"]

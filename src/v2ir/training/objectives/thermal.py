@@ -1,11 +1,13 @@
-"""The thermal-mask loss: generated heat where heat is.
+"""Thermal losses: generated heat where heat is.
 
 The one-step estimate of the clean latent is decoded and compared with the true infrared
-picture, hot pixels weighing more than cold ones: w * mean(|y - decode(z0)| * M).
+picture, in one of the ways of `COMPARISONS`. The thermal mask lets hot pixels weigh more than
+cold ones: w * mean(|y - decode(z0)| * M). The decomposition compares what a resting network
+says of temperature, emissivity and environment.
 Source: the released code of TxT2IR (w = 50, M = 5 on hot pixels and 0.5 elsewhere), which
-adds it to the loss at every noise level alike. The weight by the signal's share, the subset
-of the batch and soft masks are ours: at high noise the estimate is a blur of all that may be,
-whose distance from the picture is large, nearly constant and nothing to learn from.
+adds its loss at every noise level alike, as PID does. The weight by the signal's share, the
+subset of the batch and soft masks are ours: at high noise the estimate is a blur of all that
+may be, whose distance from the picture is large, nearly constant and nothing to learn from.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from v2ir.annotation import AnnotationStore, OtsuMasker, read_thermal_mask
 from v2ir.errors import DataError
 from v2ir.images import image_size, read_infrared, to_tensor
 from v2ir.model import Model, NoiseSchedule
+from v2ir.training.objectives.decomposition import decomposition_errors, resting_network
 from v2ir.training.objectives.objective import Draw, read_part
 from v2ir.training.objectives.window import Window
 from v2ir.training.scenes import TrainingScene
@@ -38,12 +41,13 @@ class ThermalTargets:
     Attributes:
         places: Places in the batch of the K samples that are decoded, (K,), int64.
         true: Their infrared pictures, (K, 1, H, W) in [-1, 1].
-        masks: Their thermal masks, (K, 1, H, W), 0 where cold, 1 where hot.
+        masks: Their thermal masks, (K, 1, H, W), 0 where cold, 1 where hot; None where the
+            loss looks at none.
     """
 
     places: Tensor
     true: Tensor
-    masks: Tensor
+    masks: Tensor | None
 
 
 def thermal_errors(
@@ -62,8 +66,38 @@ def thermal_errors(
     return ((true - made).abs() * weights).mean(dim=(1, 2, 3))
 
 
+Comparison = Callable[[Tensor, ThermalTargets], Tensor]
+"""Gives the error of each decoded picture, (K,), of (K, 1, H, W) in about [-1, 1]."""
+
+
+def _by_mask(stage: Stage, model: Model) -> Comparison:
+    def compare(made: Tensor, targets: ThermalTargets) -> Tensor:
+        assert targets.masks is not None
+        return thermal_errors(
+            made, targets.true, targets.masks, stage.thermal_hot, stage.thermal_cold
+        )
+
+    return compare
+
+
+def _by_decomposition(stage: Stage, model: Model) -> Comparison:
+    network = resting_network(model)
+
+    def compare(made: Tensor, targets: ThermalTargets) -> Tensor:
+        return decomposition_errors(network, made, targets.true, stage.thermal_rebuilding)
+
+    return compare
+
+
+COMPARISONS: dict[str, Callable[[Stage, Model], Comparison]] = {
+    "mask": _by_mask,
+    "decomposition": _by_decomposition,
+}
+"""Rows for `Stage.thermal_loss`."""
+
+
 class ThermalLoss:
-    """The thermal-mask loss of a stage that denoises.
+    """The thermal loss of a stage that denoises.
 
     Args:
         stage: The stage, with `thermal` above 0.
@@ -73,6 +107,8 @@ class ThermalLoss:
     def __init__(self, stage: Stage, model: Model) -> None:
         self.stage = stage
         self.factor = model.card.factor
+        self.compare = COMPARISONS[stage.thermal_loss](stage, model)
+        self.masked = stage.thermal_loss == "mask"
         self.fallback = OtsuMasker()
         if stage.objective == "denoising":
             # No gradients of weights that stay. End to end, the stage says what trains.
@@ -85,6 +121,8 @@ class ThermalLoss:
             DataError: If a mask has another size than its infrared image.
             ImageReadError: If a mask is no image.
         """
+        if not self.masked:
+            return
         paths = [(item, _mask_path(item)) for item in scenes]
         for item, path in paths:
             if path is not None:
@@ -113,14 +151,16 @@ class ThermalLoss:
         for place in places:
             item, window = scenes[place], windows[place]
             true.append(to_tensor(self._cut(window, read_part(item, "infrared")))[:1])
-            # Resizing overshoots at edges.
-            mask = np.clip(self._cut(window, self._mask(item)), 0.0, 1.0)
-            masks.append(torch.from_numpy(mask)[None])
+            if self.masked:
+                # Resizing overshoots at edges.
+                mask = np.clip(self._cut(window, self._mask(item)), 0.0, 1.0)
+                masks.append(torch.from_numpy(mask)[None])
         empty = torch.zeros(0, 1, crop, crop)
+        stacked = torch.stack(masks) if masks else empty
         return ThermalTargets(
             places=torch.tensor(places, dtype=torch.long),
             true=torch.stack(true) if true else empty,
-            masks=torch.stack(masks) if masks else empty,
+            masks=stacked if self.masked else None,
         )
 
     def _cut(self, window: Window, pixels: np.ndarray) -> np.ndarray:
@@ -152,13 +192,7 @@ class ThermalLoss:
         stage, places = self.stage, targets.places
         if not len(places):
             return estimate.new_zeros(())
-        errors = thermal_errors(
-            decode(estimate[places]),
-            targets.true,
-            targets.masks,
-            stage.thermal_hot,
-            stage.thermal_cold,
-        )
+        errors = self.compare(decode(estimate[places]), targets)
         if stage.thermal_form == "corrected":
             signal = schedule.alphas_cumprod.to(errors.device)[timesteps[places]]
             errors = errors * signal.to(errors.dtype)

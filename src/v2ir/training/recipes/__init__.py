@@ -12,6 +12,7 @@ from v2ir.files import read_json
 from v2ir.training.recipes.ablations import ablations
 from v2ir.training.recipes.parts import INFRARED_PROMPT
 from v2ir.training.recipes.text import ir_autoencoder, txt2ir, txt2ir_mini
+from v2ir.training.recipes.thermal import mini_further, thermal_losses
 from v2ir.training.recipes.translation import camera, camera_lora, diffv2ir, mini, tiny
 from v2ir.training.stage import Recipe
 
@@ -30,8 +31,15 @@ RECIPES: dict[str, Recipe] = {
     **ablations(diffv2ir(256)),
     **ablations(mini()),
     **ablations(tiny()),
+    **thermal_losses(mini_further()),
+    **thermal_losses(diffv2ir(256), crop=256),
+    **thermal_losses(txt2ir(), crop=256),
+    **thermal_losses(txt2ir_mini()),
+    **thermal_losses(tiny(), steps=6, decay_steps=0, batch_size=2, crop=32, checkpoint_every=2),
 }
-"""`diffv2ir` is `diffv2ir-256`, as published; rows of the paper's Table 3 by their names."""
+"""`diffv2ir` is `diffv2ir-256`, as published; rows of the paper's Table 3 by their names, and
+rows of the thermal losses as NAME-thermal-LOSS (`mini`: a further training of the bundled
+model)."""
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
