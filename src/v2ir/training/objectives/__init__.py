@@ -9,7 +9,9 @@ from v2ir.training.objectives.denoising import Denoising
 from v2ir.training.objectives.end_to_end import EndToEnd
 from v2ir.training.objectives.infrared_autoencoder import InfraredAutoencoder
 from v2ir.training.objectives.objective import Draw, Objective
+from v2ir.training.objectives.pix2pix import Pix2Pix
 from v2ir.training.objectives.reconstruction import Reconstruction
+from v2ir.training.objectives.regression import Regression
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "reconstruction": Reconstruction,
@@ -17,6 +19,8 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "decomposition": Decomposing,
     "denoising": Denoising,
     "end_to_end": EndToEnd,
+    "regression": Regression,
+    "pix2pix": Pix2Pix,
 }
 """Rows for `Stage.objective`."""
 FOR_AUTOENCODERS = frozenset({"reconstruction", "infrared_autoencoder", "decomposition"})

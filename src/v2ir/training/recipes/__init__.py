@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from v2ir.errors import InputError, UnknownNameError
 from v2ir.files import read_json
 from v2ir.training.recipes.ablations import ablations
+from v2ir.training.recipes.baselines import instruct_pix2pix, pix2pix, regression
 from v2ir.training.recipes.parts import INFRARED_PROMPT
 from v2ir.training.recipes.text import ir_autoencoder, txt2ir, txt2ir_mini
 from v2ir.training.recipes.thermal import mini_further, thermal_losses
@@ -25,8 +26,16 @@ _TEXT = (
     ir_autoencoder("ir-autoencoder", "txt2ir", 128),
     ir_autoencoder("ir-autoencoder-f8", "txt2ir-f8", 64),
 )
+_BASELINES = (
+    regression(mini(), "pixels-mini"),
+    regression(tiny(), "pixels-tiny", "-tiny"),
+    pix2pix(mini(), "pixels-mini"),
+    pix2pix(tiny(), "pixels-tiny", "-tiny"),
+    instruct_pix2pix(mini()),
+    instruct_pix2pix(tiny(), "-tiny"),
+)
 RECIPES: dict[str, Recipe] = {
-    **{recipe.name: recipe for recipe in (*_TRANSLATION, *_TEXT)},
+    **{recipe.name: recipe for recipe in (*_TRANSLATION, *_TEXT, *_BASELINES)},
     "diffv2ir": diffv2ir(256),
     **ablations(diffv2ir(256)),
     **ablations(mini()),
