@@ -1,10 +1,9 @@
 """Items over workers: each comes back once, or is said to be lost.
 
 A worker is a Ray actor that loads its networks once and then gets share after share. Where
-a worker dies, another takes its place and its share is done again; whoever writes files
-passes over those that are there, so none is written twice. A share that took `TRIES`
-workers along is split into single items, so that one bad item does not cost its
-neighbours; an item that takes as many along by itself is lost.
+a worker dies, another takes its place and its share is done again, now item by item, so
+that one bad item does not cost its neighbours; an item that took `TRIES` workers along is
+lost. Whoever writes files passes over those that are there, so none is written twice.
 """
 
 from __future__ import annotations
@@ -94,40 +93,37 @@ def spread(
     if not items:
         return
     workers = min(cluster.places(settings.memory), len(items))
-    left = dict(enumerate(items))
     share = settings.share(len(items), workers)
+    pool = _Pool(min(workers, -(-len(items) // share)), share, cluster.needs(settings.memory))
+    logger.info("%d items in shares of %d over %d workers", len(items), share, pool.workers)
     with _mark(settings.folder) as mark:
-        for size in sorted({share, 1}, reverse=True):
-            if not left:
-                break
-            for number, result in _pass(cluster, work, left, size, settings.memory, mark):
-                if not isinstance(result, Lost):
-                    yield left.pop(number), result
-    for item in left.values():
-        yield item, Lost()
+        for number, result in _results(cluster, work, items, pool, mark):
+            yield items[number], result
 
 
-def _pass(
-    cluster: Cluster,
-    work: Work[A, B],
-    items: dict[int, A],
-    share: int,
-    memory: int,
-    mark: Path,
+@dataclasses.dataclass(frozen=True)
+class _Pool:
+    """Workers, the items that each gets at once, and what each takes of its machine."""
+
+    workers: int
+    share: int
+    needs: dict[str, float]
+
+
+def _results(
+    cluster: Cluster, work: Work[A, B], items: Sequence[A], pool: _Pool, mark: Path
 ) -> Iterator[tuple[int, B | Lost]]:
-    """Give all items out in shares once; what comes back is yielded."""
+    """Give all items out in shares; yield their places with what came back."""
     ray = cluster.connect()
-    workers = min(cluster.places(memory), -(-len(items) // share))
-    logger.info("%d items in shares of %d over %d workers", len(items), share, workers)
     with _quiet(ray), _told(ray):
         # Ray does a dead worker's share again without end; the workers count.
-        rows = ray.data.from_arrow(list(_shares(items, share))).map_batches(
+        rows = ray.data.from_blocks(list(_shares(items, pool.share))).map_batches(
             _Worker,
             fn_constructor_args=(work, mark, __version__),
-            batch_size=share,
+            batch_size=pool.share,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
-            **cluster.needs(memory),
+            compute=ray.data.ActorPoolStrategy(size=pool.workers, max_tasks_in_flight_per_actor=1),
+            **pool.needs,
         )
         for table in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for row in table.to_pylist():
@@ -151,14 +147,13 @@ def _told(ray: Any) -> Iterator[None]:
         ) from error
 
 
-def _shares(items: dict[int, Any], share: int) -> Iterator[Any]:
+def _shares(items: Sequence[Any], share: int) -> Iterator[Any]:
     import pyarrow
 
-    numbers = list(items)
-    for start in range(0, len(numbers), share):
-        chosen = numbers[start : start + share]
-        packed = [pickle.dumps(items[number]) for number in chosen]
-        yield pyarrow.table({"number": chosen, "item": pyarrow.array(packed, pyarrow.binary())})
+    for start in range(0, len(items), share):
+        chosen = range(start, min(start + share, len(items)))
+        packed = pyarrow.array([pickle.dumps(items[n]) for n in chosen], pyarrow.binary())
+        yield pyarrow.table({"number": list(chosen), "item": packed})
 
 
 @contextlib.contextmanager
@@ -198,25 +193,57 @@ class _Worker(Generic[A, B]):
         numbers = table["number"].to_pylist()
         results: Sequence[Any]
         try:
-            if self._run is None:
-                self._check()
-            if self._tries(f"{numbers[0]}-{numbers[-1]}") > TRIES:
-                results = [Lost()] * len(items)
-            else:
-                self._run = self._run or self._work.start()
-                results = self._run(items)
+            results = self._work_on(numbers, items)
         except Exception as error:
             results = [_Fatal(_portable(error))] * len(items)
         assert len(results) == len(items)
         packed = pyarrow.array([pickle.dumps(result) for result in results], pyarrow.binary())
         return pyarrow.table({"number": table["number"], "result": packed})
 
-    def _tries(self, share: str) -> int:
-        """Note that a share is begun, and return how many times it was."""
-        with (self._mark / share).open("ab") as stream:
+    def _work_on(self, numbers: list[int], items: list[A]) -> Sequence[B | Lost]:
+        share = f"{numbers[0]}-{numbers[-1]}"
+        run = self._run = self._run or self._start(share)
+        if self._begun(share) == 1:
+            return run(items)
+        # A worker died here, and it will be seen which item it died of.
+        return [self._alone(*pair) for pair in zip(numbers, items, strict=True)]
+
+    def _alone(self, number: int, item: A) -> B | Lost:
+        """Work on one item, unless too many have died of it; the share's try counts too."""
+        assert self._run is not None
+        if self._begun(str(number)) >= TRIES:
+            return Lost()
+        result = self._run([item])[0]
+        self._survived(str(number))
+        return result
+
+    def _start(self, share: str) -> Callable[[Sequence[A]], Sequence[B]]:
+        """Load what is needed.
+
+        Raises:
+            RunError: If workers have died of loading it.
+        """
+        self._check()
+        name = f"start-{share}"
+        if self._begun(name) > TRIES:
+            raise RunError(
+                "workers die while they load what they need",
+                got=f"{TRIES} in succession, the last on {socket.gethostname()}",
+                do="use machines with more memory, or look into the kernel's log on them",
+            )
+        run = self._work.start()
+        self._survived(name)
+        return run
+
+    def _begun(self, what: str) -> int:
+        """Note that something is begun, and return how many times it was."""
+        with (self._mark / what).open("ab") as stream:
             stream.write(b"+")
             stream.flush()
             return stream.tell()
+
+    def _survived(self, what: str) -> None:
+        (self._mark / what).unlink()
 
     def _check(self) -> None:
         """Refuse to work with another v2ir, or on a disk that the others do not see."""
