@@ -82,6 +82,7 @@ def widen_weights(network: Any, source: Any) -> None:
     """Give a network with adapters, frozen in half precision, the weights of `source` back.
 
     Adapters must be merged into the weights that were there before they were rounded.
+    Weights in training are left as they are.
 
     Args:
         network: Network with adapters.
@@ -90,5 +91,5 @@ def widen_weights(network: Any, source: Any) -> None:
     original = dict(source.named_parameters())
     for name, parameter in network.named_parameters():
         plain = name.replace(".base_layer.", ".")
-        if plain in original:
+        if plain in original and not parameter.requires_grad:
             parameter.data = original[plain].data.to(parameter.device)

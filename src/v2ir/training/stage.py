@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from v2ir.model.card import GuidanceRange
 from v2ir.model.conditions import CONDITION_NAMES, ConditionName
 
 Part = Literal["autoencoder", "unet", "text_encoder", "decoder", "decomposition"]
@@ -72,6 +73,16 @@ class Stage(BaseModel):
         thermal_form: `corrected` weighs each sample by the signal's share alpha_t^2 of its
             noise level; `published` weighs all alike.
         thermal_share: Chance of each sample to be decoded for this loss.
+        guidance_range: Guidance scales that the distilling objectives teach: each sample's are
+            drawn from these ranges.
+        huber: Width c of the pseudo-Huber loss of the objective `consistency`; 0 is the
+            squared error. Source: Luo et al. 2023's released code (0.001).
+        target_decay: Decay of that objective's target network, in forward passes; 0 takes
+            the student itself. Source: Luo et al. 2023 (0.95).
+        sampling_steps: Default number of steps of the model that `consistency` ends with.
+        teacher_solver: Solver by which the stage's start makes the pictures that the
+            objective `one_step` learns from; None takes the model's own.
+        teacher_steps: Steps of that solver; None takes the model's own.
         drop: Probability of dropping each of the seven non-empty subsets of the
             conditions. Source: DiffV2IR's released code (0.02).
         drop_style: Probability of hiding the style.
@@ -127,6 +138,12 @@ class Stage(BaseModel):
     thermal_cold: float = Field(default=0.5, ge=0.0)
     thermal_form: Literal["corrected", "published"] = "corrected"
     thermal_share: float = Field(default=0.25, gt=0.0, le=1.0)
+    guidance_range: GuidanceRange = GuidanceRange()
+    huber: float = Field(default=1e-3, ge=0.0)
+    target_decay: float = Field(default=0.95, ge=0.0, lt=1.0)
+    sampling_steps: int = Field(default=4, ge=1, le=50)
+    teacher_solver: str | None = None
+    teacher_steps: int | None = Field(default=None, ge=1)
     drop: float = Field(default=0.02, ge=0.0, le=1.0 / 7)
     drop_style: float = Field(default=0.05, ge=0.0, le=1.0)
     average_decay: float = 0.9999

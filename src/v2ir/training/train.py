@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from v2ir.errors import UnknownNameError
+from v2ir.errors import InputError, UnknownNameError
 from v2ir.model import Model
 from v2ir.model.folder import find_model, load_model, load_part
 from v2ir.model.networks import encode_mode
@@ -23,7 +23,7 @@ from v2ir.training.cache import Caches, LatentCache, TextCache, weights_hash
 from v2ir.training.loop import StageRun, train_stage
 from v2ir.training.lora import widen_weights
 from v2ir.training.memory import GIGABYTE, MemoryPlan, choose_plan, footprint, peak_memory
-from v2ir.training.objectives import FOR_AUTOENCODERS, OBJECTIVES
+from v2ir.training.objectives import FOR_AUTOENCODERS, FROM_A_MODEL, OBJECTIVES
 from v2ir.training.preview import preview
 from v2ir.training.resting import Resting
 from v2ir.training.run import Run
@@ -115,7 +115,7 @@ def train(
     Raises:
         RunError: If the run folder belongs to another recipe.
         DataError: If the data set does not have what a stage needs.
-        InputError: If a stage does not fit the memory.
+        InputError: If a stage does not fit the memory, or distils and there is no model.
         UnknownNameError: If a stage is asked for that the recipe does not have.
     """
     # Gradients of saturated units underflow; on CPUs denormal numbers are many times slower.
@@ -156,6 +156,11 @@ def _run_stage(
     stage: Stage, place: int, recipe: Recipe, work: _Work, start: str | Path | None
 ) -> None:
     """Train one stage and save the model that it ends with."""
+    if start is None and stage.objective in FROM_A_MODEL:
+        raise InputError(
+            f"the stage {stage.name} distils a model, and there is none",
+            do="name the model to start from: `v2ir train ... --from MODEL`",
+        )
     run, team, scenes = work.run, work.team, scenes_of(stage, work.scenes)
     model = model_before(stage, recipe, work.scenes, start).to(team.device)
     plan = _plan(model, stage, work)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from v2ir.training.objectives.consistency import Consistency
 from v2ir.training.objectives.decomposition import Decomposing
 from v2ir.training.objectives.denoising import Denoising
 from v2ir.training.objectives.end_to_end import EndToEnd
+from v2ir.training.objectives.guidance_distillation import GuidanceDistillation
 from v2ir.training.objectives.infrared_autoencoder import InfraredAutoencoder
 from v2ir.training.objectives.objective import Draw, Objective
+from v2ir.training.objectives.one_step import OneStep
 from v2ir.training.objectives.pix2pix import Pix2Pix
 from v2ir.training.objectives.reconstruction import Reconstruction
 from v2ir.training.objectives.regression import Regression
@@ -21,9 +24,14 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "end_to_end": EndToEnd,
     "regression": Regression,
     "pix2pix": Pix2Pix,
+    "guidance_distillation": GuidanceDistillation,
+    "consistency": Consistency,
+    "one_step": OneStep,
 }
 """Rows for `Stage.objective`."""
 FOR_AUTOENCODERS = frozenset({"reconstruction", "infrared_autoencoder", "decomposition"})
 """The objectives that train no denoiser: nothing can be sampled after them."""
+FROM_A_MODEL = frozenset({"guidance_distillation", "consistency", "one_step"})
+"""The objectives whose stage starts from a trained model: it is the teacher."""
 
-__all__ = ["FOR_AUTOENCODERS", "OBJECTIVES", "Draw", "Objective"]
+__all__ = ["FOR_AUTOENCODERS", "FROM_A_MODEL", "OBJECTIVES", "Draw", "Objective"]
