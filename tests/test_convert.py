@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 import compvis_reference as reference
 from compvis_reference import Inputs, Sizes
+from v2ir.annotation import make_captioner, make_segmenter
 from v2ir.cli import app
 from v2ir.errors import InputError, ModelError, OutputError, UnknownNameError
 from v2ir.hub import (
@@ -210,6 +211,8 @@ def test_the_card_holds_the_published_facts(model_folder: Path) -> None:
     assert card.prompt(None) == "turn the RGB image into the infrared one"
     assert not card.scale_conditions
     assert "small.ckpt" in card.data and "averaged" in card.data
+    assert make_captioner(card.captioner).weights == "Salesforce/blip-image-captioning-base"
+    assert make_segmenter(card.segmenter).weights == "facebook/sam-vit-huge"
 
 
 def test_a_converted_model_denoises_under_all_conditions(model_folder: Path) -> None:
@@ -239,6 +242,7 @@ def test_stable_diffusion_is_widened_with_zeros(
     model = load_model(tmp_path / "model")
     assert model.unet.config.in_channels == there
     assert len(model.card.conditions) == there // 4
+    assert model.card.captioner is None and model.card.segmenter is None  # it saw no such map
     inputs, wanted = expected(TEXT_ONLY, averaged=False)
     more = torch.randn(2, there - 4, 8, 8, generator=torch.Generator().manual_seed(5))
     wide = dataclasses.replace(inputs, noisy=torch.cat([inputs.noisy, 100 * more], dim=1))

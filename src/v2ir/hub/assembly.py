@@ -32,6 +32,9 @@ CONDITIONS: dict[int, tuple[ConditionName, ...]] = {
 }
 """What a model is told, by the number of latents that its UNet takes."""
 
+ANNOTATORS = {"captioner": "blip-base", "segmenter": "sam-huge"}
+"""What captioned and segmented the images that DiffV2IR learned from."""
+
 KINDS = {1: "Stable Diffusion", 2: "InstructPix2Pix", 3: "DiffV2IR"}
 """The published model of each number of latents."""
 
@@ -149,7 +152,7 @@ def _check_vocabulary(tokenizer: Any, architecture: Architecture) -> None:
 def make_card(contents: Contents, settings: ReadSettings, latents: int) -> ModelCard:
     """Return the card: the checkpoint's own, or the published facts of its kind.
 
-    Source: DiffV2IR's released code for prompts, guidance, solver and steps.
+    Source: DiffV2IR's released code for prompts, guidance, solver, steps and annotators.
     """
     changes: dict[str, Any] = {"name": settings.name, "licence": settings.licence}
     changes = {key: value for key, value in changes.items() if value is not None}
@@ -172,6 +175,7 @@ def make_card(contents: Contents, settings: ReadSettings, latents: int) -> Model
             "resolution": 512,
             "multiple": 64,
             **_prompts(latents),
+            **(ANNOTATORS if contents.num_latents == 3 else {}),
             "licence": "not stated in the checkpoint; ask its source",
             "data": _origin(contents, latents),
             **changes,
