@@ -13,7 +13,7 @@ import sys
 import pytest
 import torch
 
-from v2ir.annotation import annotate
+from v2ir.annotation import annotate, make_captioner, make_segmenter
 from v2ir.cli.train import read_size
 from v2ir.data import index
 from v2ir.errors import InputError, OutputError
@@ -216,6 +216,14 @@ def test_sizes_are_read():
             read_size(wrong)
 
 
+def test_every_recipe_names_annotators_that_there_are():
+    named = [recipe.card for recipe in RECIPES.values()]
+    for name in {card["captioner"] for card in named if card.get("captioner")}:
+        assert make_captioner(name).name
+    for name in {card["segmenter"] for card in named if card.get("segmenter")}:
+        assert make_segmenter(name).name
+
+
 def test_ablations_are_the_rows_of_table_3():
     rows = ablations(RECIPES["diffv2ir"])
     stages = {name: [stage.phase for stage in recipe.stages] for name, recipe in rows.items()}
@@ -345,6 +353,8 @@ def test_a_model_of_the_published_kind_trains_without_its_autoencoder(data, tmp_
     made = load_model(train(recipe, settings))
     before = load_model(tmp_path / "start")
     assert made.autoencoder.config.scaling_factor == 0.18215
+    assert before.card.captioner is None
+    assert (made.card.captioner, made.card.segmenter) == ("blip-base", "sam-huge")
     for one, two in zip(
         before.autoencoder.parameters(), made.autoencoder.parameters(), strict=True
     ):

@@ -25,7 +25,14 @@ def model_before(
         every = {item.scene.style for item in scenes if item.scene.style}
         return _fresh(recipe, sorted(every), scenes)
     styles = {item.scene.style for item in scenes_of(stage, scenes) if item.scene.style}
-    return _with_styles(load_model(start), sorted(styles))
+    return _with_annotators(_with_styles(load_model(start), sorted(styles)), recipe)
+
+
+def _with_annotators(model: Model, recipe: Recipe) -> Model:
+    """Name the recipe's captioner and segmenter in a model that learned from none before."""
+    told = {what: recipe.card.get(what) for what in ("captioner", "segmenter")}
+    new = {what: name for what, name in told.items() if name and not getattr(model.card, what)}
+    return dataclasses.replace(model, card=model.card.model_copy(update=new)) if new else model
 
 
 def _fresh(recipe: Recipe, styles: Sequence[str], scenes: Sequence[TrainingScene]) -> Model:

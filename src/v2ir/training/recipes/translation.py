@@ -117,7 +117,7 @@ def diffv2ir(crop: int) -> Recipe:
             Stage(name="style", phase=3, steps=2_500, **published),
         ),
         card={
-            "captioner": "blip-base", "segmenter": "sam-vit-h", "resolution": 512, "multiple": 64,
+            "captioner": "blip-base", "segmenter": "sam-huge", "resolution": 512, "multiple": 64,
         },
     )  # fmt: skip
 
