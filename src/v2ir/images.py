@@ -89,10 +89,23 @@ def read_infrared(path: Path) -> np.ndarray:
     Raises:
         ImageReadError: If the file is missing, is not an image or is cut off.
     """
+    pixels = read_infrared_levels(path)
+    return pixels.astype(np.float32) / 255.0 if pixels.dtype == np.uint8 else pixels
+
+
+def read_infrared_levels(path: Path) -> np.ndarray:
+    """Read an infrared image as `read_infrared` does, but 8-bit values as they are stored.
+
+    Returns:
+        HW uint8, or HW float32 in [0, 1] where the file has more than 8 bits.
+
+    Raises:
+        ImageReadError: If the file is missing, is not an image or is cut off.
+    """
     image = _open(path)
     if image.mode in _HIGH_DEPTH_MODES:
         return _stretched(np.asarray(image))
-    return np.asarray(image.convert("L"), dtype=np.float32) / 255.0
+    return np.asarray(image.convert("L"))
 
 
 def read_map(path: Path) -> np.ndarray:
