@@ -39,9 +39,9 @@ MEASURES: dict[str, Measure] = {
 SCORES: dict[str, Rule] = {**METRICS, **MEASURES, "lpips": Rule("lower", "LPIPS", 3)}
 
 BASELINES: dict[str, Baseline] = {
-    "grey": baselines.grey,
-    "inverted grey": baselines.inverted_grey,
-    "matched grey": baselines.matched_grey,
-    "inverted matched grey": baselines.inverted_matched_grey,
-    "constant": baselines.constant,
+    "grey": Baseline(baselines.grey),
+    "inverted grey": Baseline(baselines.inverted_grey),
+    "matched grey": Baseline(baselines.matched_grey),
+    "inverted matched grey": Baseline(baselines.inverted_matched_grey),
+    "constant": Baseline(baselines.constant),
 }

@@ -1,12 +1,11 @@
 """What costs nothing and must be beaten: recoloured photographs and a constant image.
 
-Each baseline is `f(visible, reference)`: from the visible image (HWC uint8 RGB) and the
-statistics of the training set's infrared images to an infrared image (HW float32 in
-[0, 1]). None of them sees the truth.
+None of them sees the truth.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -14,46 +13,52 @@ from PIL import Image
 
 from v2ir.evaluation.statistics import LEVELS, TrainingStatistics
 
-Baseline = Callable[[np.ndarray, TrainingStatistics], np.ndarray]
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """One row of the registry.
+
+    Attributes:
+        function: From the photograph's luma (HW uint8) and the statistics of the training
+            set's infrared images to an infrared image, HW uint8 or HW float32 in [0, 1].
+    """
+
+    function: Callable[[np.ndarray, TrainingStatistics], np.ndarray]
+
+    def __call__(self, visible: np.ndarray, reference: TrainingStatistics) -> np.ndarray:
+        """Return the infrared image, HW float32 in [0, 1], of HWC uint8 RGB."""
+        pixels = self.function(luma_levels(visible), reference)
+        return pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels
 
 
-def _grey_levels(visible: np.ndarray) -> np.ndarray:
+def luma_levels(visible: np.ndarray) -> np.ndarray:
     """Return the luma (ITU-R BT.601) of HWC uint8 RGB as HW uint8."""
     return np.asarray(Image.fromarray(visible).convert("L"))
 
 
-def luma(visible: np.ndarray) -> np.ndarray:
-    """Return the luma (ITU-R BT.601) of HWC uint8 RGB as HW float32 in [0, 1]."""
-    return _unit(_grey_levels(visible))
-
-
-def _unit(levels: np.ndarray) -> np.ndarray:
-    return levels.astype(np.float32) / np.float32(255.0)
-
-
-def grey(visible: np.ndarray, reference: TrainingStatistics) -> np.ndarray:
+def grey(luma: np.ndarray, reference: TrainingStatistics) -> np.ndarray:
     """Return the luma of the photograph."""
-    return luma(visible)
+    return luma
 
 
-def inverted_grey(visible: np.ndarray, reference: TrainingStatistics) -> np.ndarray:
+def inverted_grey(luma: np.ndarray, reference: TrainingStatistics) -> np.ndarray:
     """Return the negative of the photograph's luma."""
-    return _unit(255 - _grey_levels(visible))
+    return 255 - luma
 
 
-def matched_grey(visible: np.ndarray, reference: TrainingStatistics) -> np.ndarray:
+def matched_grey(luma: np.ndarray, reference: TrainingStatistics) -> np.ndarray:
     """Return the luma with its histogram matched to the training set's."""
-    return _unit(match_histogram(_grey_levels(visible), reference.histogram))
+    return match_histogram(luma, reference.histogram)
 
 
-def inverted_matched_grey(visible: np.ndarray, reference: TrainingStatistics) -> np.ndarray:
+def inverted_matched_grey(luma: np.ndarray, reference: TrainingStatistics) -> np.ndarray:
     """Return the negative of the luma with its histogram matched to the training set's."""
-    return _unit(match_histogram(255 - _grey_levels(visible), reference.histogram))
+    return match_histogram(255 - luma, reference.histogram)
 
 
-def constant(visible: np.ndarray, reference: TrainingStatistics) -> np.ndarray:
+def constant(luma: np.ndarray, reference: TrainingStatistics) -> np.ndarray:
     """Return an image that is the training set's mean everywhere."""
-    return np.full(visible.shape[:2], reference.mean, dtype=np.float32)
+    return np.full(luma.shape, reference.mean, dtype=np.float32)
 
 
 def match_histogram(levels: np.ndarray, histogram: tuple[int, ...]) -> np.ndarray:

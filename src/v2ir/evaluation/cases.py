@@ -10,12 +10,14 @@ import numpy as np
 
 from v2ir.errors import InputError
 from v2ir.evaluation import BASELINES
+from v2ir.evaluation.baselines import luma_levels
 from v2ir.evaluation.context import SCENES_FILE, Context, named_images
+from v2ir.evaluation.grey import Grey
 from v2ir.evaluation.nearest import NEAREST, Gallery
 from v2ir.evaluation.protocols import Protocol
 from v2ir.evaluation.protocols.choosing import unnamed_protocol
 from v2ir.evaluation.statistics import Reference, TrainingStatistics
-from v2ir.images import read_infrared, read_visible
+from v2ir.images import read_infrared, read_infrared_levels, read_visible
 
 PREDICTION = "prediction"
 TRUTH = "truth"
@@ -181,7 +183,18 @@ def _cases(
 
 def read_truth(plan: Plan, case: Case) -> np.ndarray:
     """Return the true image as the protocol wants it, HW float32 in [0, 1]."""
-    return plan.protocol.prepared(read_infrared(case.truth))
+    return read_grey(plan, case.truth).image
+
+
+def read_grey(plan: Plan, path: Path) -> Grey:
+    """Return an infrared image as the protocol wants it, as levels where it is of 8 bits.
+
+    Raises:
+        ImageReadError: If the file cannot be read.
+    """
+    if plan.protocol.resize is None:
+        return Grey(read_infrared_levels(path))
+    return Grey(plan.protocol.prepared(read_infrared(path)))
 
 
 def read_photograph(plan: Plan, case: Case) -> np.ndarray | None:
@@ -209,22 +222,40 @@ def images_of(
         ImageReadError: If an image cannot be read.
         InputError: If an image has another size than the truth.
     """
+    visible = None if photograph is None else Grey(luma_levels(photograph))
+    for method, image in greys_of(plan, case, knowledge, shape, visible):
+        yield method, image.image
+
+
+def greys_of(
+    plan: Plan, case: Case, knowledge: Knowledge, shape: tuple[int, ...], visible: Grey | None
+) -> Iterator[tuple[str, Grey]]:
+    """Yield what `images_of` yields as `Grey`; `visible` is the photograph's luma.
+
+    Raises:
+        ImageReadError: If an image cannot be read.
+        InputError: If an image has another size than the truth.
+    """
     for method, path in zip(plan.methods, case.predictions, strict=True):
-        yield method, _of_size(method, plan.protocol.prepared(read_infrared(path)), shape)
+        yield method, _of_size(method, read_grey(plan, path), shape)
     statistics = knowledge.statistics(case.style)
-    if statistics is None or photograph is None or case.visible is None:
+    if statistics is None or visible is None or case.visible is None:
         return
     for name, baseline in BASELINES.items():
-        yield name, _of_size(name, baseline(photograph, statistics), shape)
+        pixels = baseline.function(visible.levels, statistics)
+        # The photograph itself is measured once, whatever name it goes by.
+        image = visible if pixels is visible.levels else Grey(pixels)
+        yield name, _of_size(name, image, shape)
     if knowledge.gallery:
-        yield NEAREST, knowledge.gallery.image(case.visible, case.style, shape)
+        yield NEAREST, Grey(knowledge.gallery.image(case.visible, case.style, shape))
 
 
-def _of_size(method: str, image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if image.shape != shape:
+def _of_size(method: str, image: Grey, shape: tuple[int, ...]) -> Grey:
+    found = image.pixels.shape
+    if found != shape:
         raise InputError(
             f"{method} has another size than the truth",
-            got=f"{image.shape[1]}x{image.shape[0]} against {shape[1]}x{shape[0]} px",
+            got=f"{found[1]}x{found[0]} against {shape[1]}x{shape[0]} px",
             do="translate at the photograph's own size; nothing is resized here",
         )
     return image

@@ -12,27 +12,26 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from v2ir.errors import V2IRError
-from v2ir.evaluation import MEASURES, METRICS
-from v2ir.evaluation.baselines import luma
+from v2ir.evaluation import MEASURES
+from v2ir.evaluation.baselines import luma_levels
 from v2ir.evaluation.cases import (
     TRUTH,
     Case,
     Knowledge,
     Plan,
-    images_of,
+    greys_of,
+    read_grey,
     read_photograph,
-    read_truth,
 )
 from v2ir.evaluation.context import Selection
-from v2ir.evaluation.infrared import Facts, Grey
-from v2ir.evaluation.multiscale import similarity_scores
+from v2ir.evaluation.grey import Grey
+from v2ir.evaluation.infrared import Facts
 from v2ir.evaluation.protocols import Protocol
 from v2ir.evaluation.protocols.record import hash_of_names
+from v2ir.evaluation.scoring import score
 from v2ir.records import Progress, no_progress
 
 UNKNOWN_STYLE = "unknown"
-# The two share the windows of the finest scale, which are most of the work of a case.
-SIMILARITIES = frozenset({"ssim", "ms-ssim"})
 DARK_LUMA = 0.25
 DARK, BRIGHT = "dark photograph", "bright photograph"
 
@@ -223,39 +222,21 @@ def _measured(plan: Plan, knowledge: Knowledge, case: Case) -> _Measured | str:
     """Return what one case gives, or why it gives nothing."""
     style = case.style or UNKNOWN_STYLE
     try:
-        truth = Grey(read_truth(plan, case))
+        truth = read_grey(plan, case.truth)
         photograph = read_photograph(plan, case)
-        grey = None if photograph is None else luma(photograph)
-        fits = grey is not None and grey.shape == truth.image.shape
+        visible = None if photograph is None else Grey(luma_levels(photograph))
         statistics = knowledge.statistics(case.style)
-        facts = Facts(
-            truth=truth,
-            visible=Grey(grey) if fits and grey is not None else None,
-            histogram=statistics.histogram if statistics else None,
-        )
-        rows, histograms = [], {TRUTH: truth.histogram}
-        values = truth.image.astype(np.float64)
-        for method, image in images_of(plan, case, knowledge, truth.image.shape, photograph):
-            judged = Grey(image)
-            rows.append(Row(case.name, style, method, _scores(judged, values, facts)))
-            histograms[method] = judged.histogram
+        fits = visible is not None and visible.pixels.shape == truth.pixels.shape
+        facts = Facts(truth, visible if fits else None, statistics and statistics.histogram)
+        images = list(greys_of(plan, case, knowledge, truth.pixels.shape, visible))
+        scores = score([image for _, image in images], truth, facts)
     except V2IRError as error:
         return str(error)
+    rows = [Row(case.name, style, m, found) for (m, _), found in zip(images, scores, strict=True)]
+    histograms = {TRUTH: truth.histogram, **{m: image.histogram for m, image in images}}
     own = {
         name: measure.function(truth, facts) if measure.better == "nearest truth" else math.nan
         for name, measure in MEASURES.items()
     }
-    condition = None if grey is None else (DARK if grey.mean() < DARK_LUMA else BRIGHT)
+    condition = None if visible is None else (DARK if visible.mean < DARK_LUMA else BRIGHT)
     return _Measured(tuple(rows), Row(case.name, style, TRUTH, own), condition, histograms)
-
-
-def _scores(judged: Grey, truth: np.ndarray, facts: Facts) -> dict[str, float]:
-    # Every metric counts in float64; turned once here, none of them turns it again.
-    values = judged.image.astype(np.float64)
-    scores = {
-        name: metric.function(values, truth)
-        for name, metric in METRICS.items()
-        if name not in SIMILARITIES
-    }
-    scores["ssim"], scores["ms-ssim"] = similarity_scores(values, truth)
-    return scores | {name: measure.function(judged, facts) for name, measure in MEASURES.items()}

@@ -14,43 +14,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from v2ir.evaluation.grey import LEVELS, Grey
 from v2ir.evaluation.metrics import Rule
-from v2ir.images import to_uint8
 
-LEVELS = 256
 LEAST_WARMER = 0.05
 LEAST_HOT_SHARE = 5e-4
 RING_PIXELS = 8
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Grey:
-    """A one-channel image and what is derived from it, made once.
-
-    Attributes:
-        image: HW float in [0, 1].
-    """
-
-    image: np.ndarray
-
-    @functools.cached_property
-    def levels(self) -> np.ndarray:
-        """HW uint8."""
-        return to_uint8(self.image)
-
-    @functools.cached_property
-    def histogram(self) -> np.ndarray:
-        """How many pixels have each of the 256 levels."""
-        return np.bincount(self.levels.ravel(), minlength=LEVELS)
-
-    @functools.cached_property
-    def edges(self) -> np.ndarray:
-        """Gradient magnitude of the image, HW float32; None of it where a side is 1 px."""
-        if min(self.image.shape) < 2:
-            return np.zeros(self.image.shape, np.float32)
-        down, right = np.gradient(self.image.astype(np.float32))
-        magnitude: np.ndarray = np.sqrt(down * down + right * right)
-        return magnitude
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,14 +45,21 @@ class Facts:
         return mask if mask.mean() >= LEAST_HOT_SHARE else None
 
     @functools.cached_property
-    def ring(self) -> np.ndarray | None:
-        """Mask of what lies around the hot regions, up to 8 px away."""
-        if self.hot is None:
-            return None
-        from scipy.ndimage import maximum_filter
+    def hot_places(self) -> np.ndarray:
+        """Places of the hot pixels in reading order; empty where there are none to speak of."""
+        return np.flatnonzero(self.hot) if self.hot is not None else np.empty(0, np.intp)
 
-        near: np.ndarray = maximum_filter(self.hot, 2 * RING_PIXELS + 1)
-        return near & ~self.hot
+    @functools.cached_property
+    def ring_places(self) -> np.ndarray:
+        """Places of what lies around the hot regions, up to 8 px away."""
+        if self.hot is None:
+            return np.empty(0, np.intp)
+        return np.flatnonzero(grown(self.hot, RING_PIXELS) & ~self.hot)
+
+    @functools.cached_property
+    def true_contrast(self) -> float:
+        """How far the truth's hot regions stand out of what is around them; NaN if unknown."""
+        return math.nan if self.truth is None else contrast_of(self.truth, self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +80,11 @@ def hot_regions(truth: Grey) -> np.ndarray:
     the mean of the square around it whose side is half the image's shorter side: the
     threshold alone takes the whole warm ground, the surroundings alone every grain.
     """
-    side = max(3, min(truth.image.shape) // 2) | 1
-    is_warmer = truth.image > box_mean(truth.image, side) + LEAST_WARMER
+    side = max(3, min(truth.pixels.shape) // 2) | 1
+    if truth.is_exact:
+        is_warmer = truth.levels > box_mean(truth.levels, side) + 255 * LEAST_WARMER
+    else:
+        is_warmer = truth.image > box_mean(truth.image, side) + LEAST_WARMER
     hot: np.ndarray = is_warmer & (truth.levels > otsu_threshold(truth.histogram))
     return hot
 
@@ -131,31 +110,87 @@ def otsu_threshold(histogram: np.ndarray) -> int:
 
 
 def box_mean(values: np.ndarray, side: int) -> np.ndarray:
-    """Return the mean of the square of odd `side` around each pixel; borders are mirrored."""
-    from scipy.ndimage import uniform_filter
+    """Return the mean of the square of odd `side` around each pixel; borders are mirrored.
 
-    means: np.ndarray = uniform_filter(values, side, mode="reflect")
-    return means
+    Args:
+        values: HW; `side` is at most twice each side of it.
+        side: Length in pixels.
+
+    Returns:
+        HW float64.
+    """
+    sums = _sliding_sum(_sliding_sum(values, side // 2, axis=0), side // 2, axis=1)
+    return sums / float(side * side)
+
+
+def _sliding_sum(values: np.ndarray, radius: int, axis: int) -> np.ndarray:
+    """Return the sums over `radius` pixels to both sides along an axis; borders are mirrored."""
+    kind = np.int64 if values.dtype.kind in "iu" else np.float64
+    length = values.shape[axis]
+    shape = [*values.shape]
+    shape[axis] += 2 * radius + 1
+    # Sums of all pixels before a place; in the mirrored image they go on on both sides.
+    before = np.zeros(shape, kind)
+    moved = np.moveaxis(before, axis, 0)
+    inside = moved[radius : radius + length + 1]
+    np.cumsum(np.moveaxis(values, axis, 0), axis=0, out=inside[1:], dtype=kind)
+    moved[:radius] = -inside[radius:0:-1]
+    moved[radius + length + 1 :] = 2 * inside[-1] - inside[-2 : -2 - radius : -1]
+    return np.moveaxis(moved[2 * radius + 1 :] - moved[: -2 * radius - 1], 0, axis)
+
+
+def grown(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Return where a square of `radius` pixels around the place meets the mask, HW bool."""
+    mask = mask.copy()
+    for found in (mask, mask.T):
+        reach = 0
+        while reach < radius:
+            # What reaches this far on both sides may be moved by twice that and one pixel.
+            step = min(2 * reach + 1, radius - reach)
+            before = found.copy(order="K")
+            found[step:] |= before[:-step]
+            found[:-step] |= before[step:]
+            reach += step
+    return mask
 
 
 def hot_error(prediction: Grey, facts: Facts) -> float:
     """Return the mean absolute error inside the hot regions of the truth."""
-    return _error(prediction, facts, inside=True)
+    number = len(facts.hot_places)
+    return _hot_sum(prediction, facts) / number if number else math.nan
 
 
 def cold_error(prediction: Grey, facts: Facts) -> float:
     """Return the mean absolute error outside the hot regions of the truth."""
-    return _error(prediction, facts, inside=False)
+    if facts.truth is None or not len(facts.hot_places):
+        return math.nan
+    number = facts.truth.pixels.size - len(facts.hot_places)
+    if not number:
+        return math.nan
+    return (absolute_error(prediction, facts.truth) - _hot_sum(prediction, facts)) / number
 
 
-def _error(prediction: Grey, facts: Facts, *, inside: bool) -> float:
-    if facts.truth is None or facts.hot is None:
-        return math.nan
-    where = facts.hot if inside else ~facts.hot
-    if not where.any():
-        return math.nan
-    error = np.abs(prediction.image[where] - facts.truth.image[where])
-    return float(error.mean(dtype=np.float64))
+def _hot_sum(prediction: Grey, facts: Facts) -> float:
+    assert facts.truth is not None
+    return _difference(prediction, facts.truth, facts.hot_places)
+
+
+def _difference(image: Grey, other: Grey, places: np.ndarray | slice) -> float:
+    """Return the sum of absolute differences at some places."""
+    if image.is_exact and other.is_exact:
+        first, second = (x.levels.ravel()[places].astype(np.int16) for x in (image, other))
+        return float(np.abs(first - second).sum(dtype=np.int64)) / 255.0
+    difference = image.image.ravel()[places] - other.image.ravel()[places]
+    return float(np.abs(difference).sum(dtype=np.float64))
+
+
+def absolute_error(image: Grey, other: Grey) -> float:
+    """Return the sum of absolute differences over all pixels."""
+    if image.is_exact and other.is_exact:
+        levels = np.arange(LEVELS)
+        gaps = np.abs(levels[:, None] - levels)
+        return float(np.vdot(image.counts_with(other), gaps)) / 255.0
+    return _difference(image, other, slice(None))
 
 
 def hot_contrast(prediction: Grey, facts: Facts) -> float:
@@ -164,14 +199,15 @@ def hot_contrast(prediction: Grey, facts: Facts) -> float:
     The mean inside minus the mean within 8 px around; 1 is right, 0 means that the hot
     things have vanished, below 0 they are darker than what is around them.
     """
-    if facts.truth is None or facts.hot is None or facts.ring is None or not facts.ring.any():
+    above = contrast_of(prediction, facts)
+    return above / facts.true_contrast if facts.true_contrast > 1e-6 else math.nan
+
+
+def contrast_of(image: Grey, facts: Facts) -> float:
+    """Return the mean of the hot regions minus that around them; NaN where there are none."""
+    if not len(facts.hot_places) or not len(facts.ring_places):
         return math.nan
-
-    def contrast(image: np.ndarray) -> float:
-        return float(image[facts.hot].mean(dtype=float) - image[facts.ring].mean(dtype=float))
-
-    below = contrast(facts.truth.image)
-    return contrast(prediction.image) / below if below > 1e-6 else math.nan
+    return image.mean_at(facts.hot_places) - image.mean_at(facts.ring_places)
 
 
 def rank_correlation(prediction: Grey, facts: Facts) -> float:
@@ -182,8 +218,8 @@ def rank_correlation(prediction: Grey, facts: Facts) -> float:
     """
     if facts.truth is None:
         return math.nan
-    counts = joint_counts(prediction.levels, facts.truth.levels)
-    return _correlation(counts, _mid_ranks(counts.sum(1)), _mid_ranks(counts.sum(0)))
+    counts = prediction.counts_with(facts.truth)
+    return table_correlation(counts, _mid_ranks(counts.sum(1)), _mid_ranks(counts.sum(0)))
 
 
 def edge_agreement(prediction: Grey, facts: Facts) -> float:
@@ -194,10 +230,11 @@ def edge_agreement(prediction: Grey, facts: Facts) -> float:
     """
     if facts.visible is None:
         return math.nan
-    first, second = prediction.edges.ravel(), facts.visible.edges.ravel()
-    first, second = first - first.mean(dtype=float), second - second.mean(dtype=float)
-    scale = math.sqrt(float(np.vdot(first, first)) * float(np.vdot(second, second)))
-    return float(np.vdot(first, second)) / scale if scale > 1e-9 * first.size else math.nan
+    first, length = prediction.edge_pattern
+    second, other = facts.visible.edge_pattern
+    # In levels: 255 times the gradient of the image in [0, 1].
+    is_flat = length * other <= 1e-9 * 255**2 * first.size
+    return math.nan if is_flat else float(np.vdot(first, second)) / (length * other)
 
 
 def grey_correlation(prediction: Grey, facts: Facts) -> float:
@@ -207,9 +244,9 @@ def grey_correlation(prediction: Grey, facts: Facts) -> float:
     """
     if facts.visible is None:
         return math.nan
-    counts = joint_counts(prediction.levels, facts.visible.levels)
+    counts = prediction.counts_with(facts.visible)
     levels = np.arange(LEVELS, dtype=np.float64)
-    return _correlation(counts, levels, levels)
+    return table_correlation(counts, levels, levels)
 
 
 def recolouring(prediction: Grey, facts: Facts) -> float:
@@ -223,7 +260,7 @@ def recolouring(prediction: Grey, facts: Facts) -> float:
     """
     if facts.visible is None:
         return math.nan
-    counts = joint_counts(prediction.levels, facts.visible.levels).astype(np.float64)
+    counts = prediction.counts_with(facts.visible).astype(np.float64)
     levels = np.arange(LEVELS)
     of_luma = counts.sum(0)
     mean = float(levels @ counts.sum(1)) / of_luma.sum()
@@ -249,22 +286,16 @@ def histogram_distance(counts: np.ndarray, others: np.ndarray) -> float:
     return float(np.abs(first / first[-1] - second / second[-1]).sum())
 
 
-def joint_counts(levels: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return how many pixels have each pair of levels, 256x256; both HW uint8."""
-    pairs = levels.ravel().astype(np.int64) << 8
-    pairs |= others.ravel()
-    return np.bincount(pairs, minlength=LEVELS * LEVELS).reshape(LEVELS, LEVELS)
-
-
 def _mid_ranks(counts: np.ndarray) -> np.ndarray:
     ranks: np.ndarray = np.cumsum(counts) - (counts - 1) / 2.0
     return ranks
 
 
-def _correlation(counts: np.ndarray, values: np.ndarray, others: np.ndarray) -> float:
+def table_correlation(counts: np.ndarray, values: np.ndarray, others: np.ndarray) -> float:
     """Return Pearson's correlation of a table of counts whose rows and columns have values."""
     total = counts.sum()
     rows, columns = counts.sum(1), counts.sum(0)
+    counts = counts.astype(np.float64)  # products of whole numbers have no fast path
     values = values - values @ rows / total
     others = others - others @ columns / total
     spread = float(np.square(values) @ rows) * float(np.square(others) @ columns)

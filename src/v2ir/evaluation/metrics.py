@@ -14,10 +14,8 @@ from typing import Literal
 import numpy as np
 
 from v2ir.errors import InputError
-
-SSIM_WINDOW = 11
-SSIM_SIGMA = 1.5
-SSIM_K1, SSIM_K2 = 0.01, 0.03
+from v2ir.evaluation.grey import gradient_magnitude
+from v2ir.evaluation.windows import SSIM_WINDOW, Layer, similarities
 
 Better = Literal["higher", "lower", "nearest one", "nearest truth"]
 
@@ -111,8 +109,7 @@ def structural_similarity(prediction: np.ndarray, truth: np.ndarray) -> float:
     **Borders do not count**: only windows that lie wholly inside the image are averaged,
     which leaves out 5 px on each side. Equal to scikit-image's `structural_similarity(
     gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1)` on
-    float64 images, in a fraction of its time: the two variances are only needed as their
-    sum, so four filters do instead of five, and strips of rows stay in the cache.
+    float64 images, in a fraction of its time.
 
     Source: Wang, Bovik, Sheikh and Simoncelli, 2004, equation 13.
 
@@ -120,14 +117,23 @@ def structural_similarity(prediction: np.ndarray, truth: np.ndarray) -> float:
         InputError: If the shapes differ or are not HW, or a side is below 11 px.
     """
     prediction, truth = checked(prediction, truth)
-    if min(truth.shape) < SSIM_WINDOW:
-        raise InputError(
-            "the image is smaller than the window of the structural similarity",
-            got=f"{truth.shape[1]}x{truth.shape[0]} px",
-            do=f"compare images of at least {SSIM_WINDOW} px on both sides",
-        )
+    check_window(truth.shape)
     structure, _ = mean_similarities(prediction, truth)
     return structure
+
+
+def check_window(shape: tuple[int, ...]) -> None:
+    """Refuse images that are smaller than the window of the structural similarity.
+
+    Raises:
+        InputError: If a side of `shape` (height, width) is below 11 px.
+    """
+    if min(shape) < SSIM_WINDOW:
+        raise InputError(
+            "the image is smaller than the window of the structural similarity",
+            got=f"{shape[1]}x{shape[0]} px",
+            do=f"compare images of at least {SSIM_WINDOW} px on both sides",
+        )
 
 
 def mean_similarities(prediction: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
@@ -137,65 +143,8 @@ def mean_similarities(prediction: np.ndarray, truth: np.ndarray) -> tuple[float,
         prediction: HW float64 in [0, 1], both sides at least the window's 11 px.
         truth: The same shape.
     """
-    rows, columns = truth.shape[0] - 2 * _RADIUS, truth.shape[1] - 2 * _RADIUS
-    similarity = contrast = 0.0
-    for top in range(0, rows, _STRIP):
-        strip = slice(top, top + _STRIP + 2 * _RADIUS)
-        both, second = _similarities(prediction[strip], truth[strip])
-        similarity += float(both.sum())
-        contrast += float(second.sum())
-    return similarity / (rows * columns), contrast / (rows * columns)
-
-
-_RADIUS = SSIM_WINDOW // 2
-_STRIP = 32
-
-
-def _similarities(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return similarity and contrast term of each window inside; (H-10)x(W-10) each."""
-    height, width = truth.shape
-    products = np.empty((height, 4, width))
-    products[:, 0], products[:, 1] = prediction, truth
-    np.multiply(prediction, truth, out=products[:, 2])
-    np.multiply(prediction, prediction, out=products[:, 3])
-    products[:, 3] += truth * truth
-    mean_p, mean_t, cross, squares = np.moveaxis(_windowed(products), 1, 0)
-    mean_product = mean_p * mean_t
-    mean_squares = mean_p * mean_p
-    mean_squares += mean_t * mean_t
-    c1, c2 = SSIM_K1**2, SSIM_K2**2
-    contrast = (2.0 * (cross - mean_product) + c2) / (squares - mean_squares + c2)
-    return (2.0 * mean_product + c1) / (mean_squares + c1) * contrast, contrast
-
-
-def _windowed(values: np.ndarray) -> np.ndarray:
-    """Return the Gaussian-weighted means of the windows inside; HxKxW -> (H-10)xKx(W-10).
-
-    The weights stand in a banded matrix, so that the filter is a matrix product: more
-    multiplications than a sliding sum, and several times faster.
-    """
-    height, number, width = values.shape
-    rows = height - 2 * _RADIUS
-    down = _BAND[:rows, :height] @ values.reshape(height, number * width)
-    down = down.reshape(rows * number, width)
-    result = np.empty((rows * number, width - 2 * _RADIUS))
-    for left in range(0, width - 2 * _RADIUS, _STRIP):
-        part = down[:, left : left + _STRIP + 2 * _RADIUS]
-        inside = part.shape[1] - 2 * _RADIUS
-        result[:, left : left + inside] = part @ _BAND[:inside, : part.shape[1]].T
-    return result.reshape(rows, number, width - 2 * _RADIUS)
-
-
-def _band() -> np.ndarray:
-    weights = np.exp(-0.5 * np.square(np.arange(-_RADIUS, _RADIUS + 1) / SSIM_SIGMA))
-    weights /= weights.sum()
-    band = np.zeros((_STRIP, _STRIP + 2 * _RADIUS))
-    for row in range(_STRIP):
-        band[row, row : row + SSIM_WINDOW] = weights
-    return band
-
-
-_BAND = _band()
+    found, _ = similarities(Layer(truth), [Layer(prediction)])[0]
+    return found.whole, found.contrast
 
 
 def correlation(prediction: np.ndarray, truth: np.ndarray) -> float:
@@ -228,7 +177,7 @@ def sharpness_ratio(prediction: np.ndarray, truth: np.ndarray) -> float:
     prediction, truth = checked(prediction, truth)
     if min(truth.shape) < 2:
         return math.nan
-    return _ratio(_mean_gradient(prediction), _mean_gradient(truth))
+    return ratio(_mean_gradient(prediction), _mean_gradient(truth))
 
 
 def contrast_ratio(prediction: np.ndarray, truth: np.ndarray) -> float:
@@ -240,14 +189,14 @@ def contrast_ratio(prediction: np.ndarray, truth: np.ndarray) -> float:
         InputError: If the shapes differ or are not HW.
     """
     prediction, truth = checked(prediction, truth)
-    return _ratio(float(prediction.std()), float(truth.std()))
+    return ratio(float(prediction.std()), float(truth.std()))
 
 
 def _mean_gradient(values: np.ndarray) -> float:
     # Differences of 8-bit levels are exact enough in float32, at a third of the time.
-    down, right = np.gradient(values.astype(np.float32))
-    return float(np.sqrt(down * down + right * right).mean(dtype=np.float64))
+    return float(gradient_magnitude(values).mean(dtype=np.float64))
 
 
-def _ratio(above: float, below: float) -> float:
+def ratio(above: float, below: float) -> float:
+    """Return a quotient, NaN where the divisor is nearly 0."""
     return above / below if below > 1e-12 else math.nan

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from v2ir.evaluation.metrics import (
-    SSIM_WINDOW,
-    checked,
-    mean_similarities,
-    structural_similarity,
-)
+from v2ir.evaluation.metrics import checked, structural_similarity
+from v2ir.evaluation.windows import SSIM_WINDOW, Layer, Similarity, similarities
 
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 LEAST_SIDE = SSIM_WINDOW * 2 ** (len(SCALE_WEIGHTS) - 1)
+Scores = tuple[float, float]
 
 
-def multiscale_similarity(
-    prediction: np.ndarray, truth: np.ndarray, finest: tuple[float, float] | None = None
-) -> float:
+def multiscale_similarity(prediction: np.ndarray, truth: np.ndarray) -> float:
     """Return the multi-scale structural similarity in [0, 1] for the data range 1.0.
 
     The product of the mean contrast terms of the four finer scales and of the mean
@@ -28,12 +24,6 @@ def multiscale_similarity(
     is left out). Window and borders as in `structural_similarity`.
 
     Source: Wang, Simoncelli and Bovik, 2003, equation 7.
-
-    Args:
-        prediction: HW float in [0, 1].
-        truth: The same shape.
-        finest: What `mean_similarities` gives for the two, if it is known already: most of
-            the work is at the finest scale.
 
     Returns:
         The similarity, or NaN for images with a side below 176 px, whose coarsest scale
@@ -45,18 +35,10 @@ def multiscale_similarity(
     prediction, truth = checked(prediction, truth)
     if min(truth.shape) < LEAST_SIDE:
         return math.nan
-    product = 1.0
-    for scale, weight in enumerate(SCALE_WEIGHTS):
-        known = finest if scale == 0 else None
-        similarity, contrast = known or mean_similarities(prediction, truth)
-        is_last = scale == len(SCALE_WEIGHTS) - 1
-        product *= max(similarity if is_last else contrast, 0.0) ** weight
-        if not is_last:
-            prediction, truth = _halved(prediction), _halved(truth)
-    return product
+    return similarity_scores(prediction, truth)[1]
 
 
-def similarity_scores(prediction: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+def similarity_scores(prediction: np.ndarray, truth: np.ndarray) -> Scores:
     """Return `structural_similarity` and `multiscale_similarity` for little more than the first.
 
     Raises:
@@ -65,12 +47,39 @@ def similarity_scores(prediction: np.ndarray, truth: np.ndarray) -> tuple[float,
     prediction, truth = checked(prediction, truth)
     if min(truth.shape) < LEAST_SIDE:
         return structural_similarity(prediction, truth), math.nan
-    finest = mean_similarities(prediction, truth)
-    return finest[0], multiscale_similarity(prediction, truth, finest)
+    return layered_scores(Layer(truth), [Layer(prediction)], 1.0)[0][0]
 
 
-def _halved(values: np.ndarray) -> np.ndarray:
-    even = values[: values.shape[0] // 2 * 2, : values.shape[1] // 2 * 2]
-    rows = even[0::2] + even[1::2]
-    halved: np.ndarray = (rows[:, 0::2] + rows[:, 1::2]) / 4.0
-    return halved
+def layered_scores(
+    truth: Layer, judged: Sequence[Layer], data_range: float
+) -> list[tuple[Scores, Scores | None]]:
+    """Return the scores of several images, and of their negatives, against one truth.
+
+    Args:
+        truth: Both sides at least the window's 11 px.
+        judged: Images of the same shape.
+        data_range: Range of the values.
+
+    Returns:
+        (structural, multi-scale) similarity of each image, and of its negative where it has
+        a `negated_offset`.
+    """
+    scales = [similarities(truth, judged, data_range)]
+    if min(truth.values.shape) >= LEAST_SIDE:
+        for _ in SCALE_WEIGHTS[1:]:
+            truth, judged = truth.halved(), [layer.halved() for layer in judged]
+            scales.append(similarities(truth, judged, data_range))
+    found = []
+    for place in range(len(judged)):
+        plain, negative = ([scale[place][sign] for scale in scales] for sign in (0, 1))
+        found.append((_combined(plain), _combined(negative) if negative[0] else None))
+    return found
+
+
+def _combined(scales: Sequence[Similarity | None]) -> Scores:
+    means = [scale for scale in scales if scale is not None]
+    if len(means) < len(SCALE_WEIGHTS):
+        return means[0].whole, math.nan
+    terms = [*(scale.contrast for scale in means[:-1]), means[-1].whole]
+    powers = (max(t, 0.0) ** w for t, w in zip(terms, SCALE_WEIGHTS, strict=True))
+    return means[0].whole, math.prod(powers)
