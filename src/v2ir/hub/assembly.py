@@ -21,7 +21,8 @@ from v2ir.hub.contents import (
 from v2ir.model.card import Guidance, ModelCard
 from v2ir.model.conditions import ConditionName
 from v2ir.model.folder import Model
-from v2ir.model.networks import Architecture, widen_input
+from v2ir.model.networks import Architecture
+from v2ir.model.widening import widen_input
 
 _LOGGER = logging.getLogger(__name__)
 

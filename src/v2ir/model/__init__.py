@@ -6,7 +6,8 @@ from v2ir.model.conditions import CONDITION_NAMES, Conditions
 from v2ir.model.denoiser import Denoiser, NetworkDenoiser, NoiseSchedule, denoising_loss
 from v2ir.model.folder import Model, bundled_models, find_model, load_model
 from v2ir.model.folding import add_guidance_embedding, embed_scales, takes_scales
-from v2ir.model.networks import ARCHITECTURES, Architecture, add_styles, architecture, widen_input
+from v2ir.model.networks import ARCHITECTURES, Architecture, architecture
+from v2ir.model.widening import add_styles, widen_input
 
 __all__ = [
     "ARCHITECTURES",

@@ -10,6 +10,7 @@ import torch
 from v2ir.model.card import ModelCard
 from v2ir.model.conditions import CONDITION_NAMES
 from v2ir.model.folder import Model
+from v2ir.model.image_encoder import pretrained_image_encoder
 from v2ir.model.networks import (
     Architecture,
     build_autoencoder,
@@ -40,14 +41,18 @@ def build_model(
         words: Words that the tokenizer knows as one piece.
         **facts: Further fields of the model card; `conditions` decide how many input
             channels the denoiser has.
+
+    Raises:
+        MissingExtraError: If the image encoder's weights are not installed.
     """
     length = architecture.text_encoder["max_position_embeddings"]
     tokenizer = build_tokenizer([*architecture.words, *words], length)
     channels = architecture.unet["out_channels"]
     planes = num_planes(facts.get("conditions", CONDITION_NAMES))
     # An architecture for text alone has one plane; without stated conditions it keeps it.
-    most = architecture.unet["in_channels"]
-    config = {**architecture.unet, "in_channels": min(planes * channels, most)}
+    most = architecture.unet["in_channels"] - architecture.image_channels
+    seen = architecture.image_channels if planes > 1 else 0
+    config = {**architecture.unet, "in_channels": min(planes * channels, most) + seen}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         unet = build_unet(config, len(styles))
@@ -69,4 +74,5 @@ def build_model(
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         scheduler=build_scheduler(architecture.scheduler),
+        image_encoder=pretrained_image_encoder(seen) if seen else None,
     )

@@ -24,7 +24,7 @@ class Conditions:
 
     Attributes:
         visible: Latent of the visible image, (N, c, h, w), the mode of the encoder's
-            posterior, not scaled.
+            posterior, not scaled; (N, c + d, h, w) with the d features of an image encoder.
         segmentation: Latent of the segmentation map, (N, c, h, w), not scaled.
         text: Text embedding, (N, L, D).
         style: Style numbers, (N,), int64; 0 is the null style.

@@ -34,7 +34,8 @@ class Denoiser(Protocol):
 class NetworkDenoiser:
     """A UNet whose input is the noisy latent beside the visible and segmentation latents.
 
-    Channel order: noisy infrared, visible, segmentation.
+    Channel order: noisy infrared, visible, segmentation. The visible image's latent is
+    followed by the features of an image encoder where the model has one.
     Source: DiffV2IR, Sec. 3.4 and its released code.
 
     Attributes:
@@ -48,11 +49,7 @@ class NetworkDenoiser:
 
     def __call__(self, noisy: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
         """Run the network on (N, c, h, w); see `Denoiser`."""
-        number, channels = noisy.shape[:2]
-        images = (conditions.visible, conditions.segmentation)
-        filled = (torch.zeros_like(noisy) if x is None else x.to(noisy.dtype) for x in images)
-        planes = [noisy, *filled]
-        wanted = self.unet.config.in_channels // channels
+        number = len(noisy)
         text = conditions.text
         if text is None:
             null_text = conditions.null_text if self.null_text is None else self.null_text
@@ -65,12 +62,28 @@ class NetworkDenoiser:
             if labels is None:
                 labels = torch.zeros(number, dtype=torch.long, device=noisy.device)
         return self.unet(
-            torch.cat(planes[:wanted], dim=1),
+            torch.cat(self._planes(noisy, conditions), dim=1),
             timestep,
             encoder_hidden_states=text.to(noisy.dtype),
             class_labels=labels,
             timestep_cond=self._scales(conditions),
         ).sample
+
+    def _planes(self, noisy: Tensor, conditions: Conditions) -> list[Tensor]:
+        """Return what the network takes side by side: as many planes as it has channels for.
+
+        The visible plane is a latent wide, or wider by an image encoder's features.
+        """
+        channels = noisy.shape[1]
+        planes, left = [noisy], self.unet.config.in_channels - channels
+        for image in (conditions.visible, conditions.segmentation):
+            if left:
+                # The map's plane is the last one, and a latent wide.
+                width = left - channels if len(planes) == 1 and left > channels else left
+                blank = noisy.new_zeros(len(noisy), width, *noisy.shape[2:])
+                planes.append(blank if image is None else image.to(noisy.dtype))
+                left -= planes[-1].shape[1]
+        return planes
 
     @property
     def takes_scales(self) -> bool:

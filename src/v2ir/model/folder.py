@@ -8,7 +8,6 @@ import functools
 import hashlib
 import json
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,14 @@ from v2ir.model.card import ModelCard
 from v2ir.model.conditions import Conditions
 from v2ir.model.decomposition import load_decomposition
 from v2ir.model.denoiser import NetworkDenoiser, NoiseSchedule
+from v2ir.model.finding import CARD_NAME, bundled_models, find_model
 from v2ir.model.folding import takes_scales
+from v2ir.model.image_encoder import ImageEncoder
 from v2ir.model.networks import encode_mode, num_planes
 from v2ir.model.text import TEXT_ENCODERS, text_encoder_class
 
-CARD_NAME = "v2ir.json"
+__all__ = ["CARD_NAME", "Model", "bundled_models", "find_model", "load_model", "load_part"]
+
 DECOMPOSITION_DIR = "decomposition"
 _CLASSES = {
     "unet": ("diffusers", "UNet2DConditionModel"),
@@ -45,6 +47,8 @@ class Model:
         text_encoder: The text encoder.
         tokenizer: Its tokenizer.
         scheduler: The scheduler whose configuration holds the noise schedule.
+        image_encoder: The network whose features stand beside the visible image's latent;
+            None where the model has none.
         hash: SHA-256 over the weights and the card; empty for a model not yet saved.
         decomposition: `DecompositionNetwork` where a stage trained one: it judges pictures
             in training and takes no part in making them.
@@ -56,6 +60,7 @@ class Model:
     text_encoder: Any
     tokenizer: Any
     scheduler: Any
+    image_encoder: Any = None
     hash: str = ""
     decomposition: Any = None
 
@@ -81,7 +86,7 @@ class Model:
         return float(self.autoencoder.config.scaling_factor)
 
     def unload(self, name: str) -> None:
-        """Let go of the autoencoder or the text encoder; latents can still be scaled."""
+        """Let go of a part beside the UNet; latents can still be scaled."""
         self._last_factor = self._scaling_factor
         setattr(self, name, None)
 
@@ -100,8 +105,15 @@ class Model:
         return latents * std + mean
 
     def scale_condition(self, latents: Tensor) -> Tensor:
-        """Scale the latents of a condition (N, c, h, w) if this model wants them scaled."""
-        return self.scale_latents(latents) if self.card.scale_conditions else latents
+        """Scale the latents of a condition (N, c, h, w) if this model wants them scaled.
+
+        Features after the latent, (N, c + d, h, w), stay as they are.
+        """
+        if not self.card.scale_conditions:
+            return latents
+        own = self.card.channels
+        scaled = self.scale_latents(latents[:, :own])
+        return torch.cat([scaled, latents[:, own:]], dim=1) if latents.shape[1] > own else scaled
 
     def _moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = (
@@ -122,10 +134,10 @@ class Model:
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Model:
         """Move the networks; `dtype` changes the denoising network alone."""
-        for part in (self.autoencoder, self.text_encoder):
-            torch.nn.Module.to(part, device)
-        if self.decomposition is not None:
-            self.decomposition.to(device)
+        others = (self.autoencoder, self.text_encoder, self.image_encoder, self.decomposition)
+        for part in others:
+            if part is not None:
+                torch.nn.Module.to(part, device)
         torch.nn.Module.to(self.unet, device=device, dtype=dtype or self.dtype)
         self.forget_prompts()
         return self
@@ -138,6 +150,25 @@ class Model:
     def encode(self, images: Tensor) -> Tensor:
         """Encode condition images, (N, 3, H, W) in [-1, 1], to latents (N, c, H/f, W/f)."""
         return self.scale_condition(encode_mode(self.autoencoder, images.to(self.device)))
+
+    @torch.no_grad()
+    def encode_visible(self, images: Tensor) -> Tensor:
+        """Encode visible images, (N, 3, H, W) in [-1, 1], with the image encoder's features.
+
+        Returns:
+            Latents, followed by d features where the model has an image encoder,
+            (N, c + d, H/f, W/f).
+        """
+        return self.scale_condition(self.visible_latents(images))
+
+    @torch.no_grad()
+    def visible_latents(self, images: Tensor) -> Tensor:
+        """Return what `encode_visible` scales."""
+        images = images.to(self.device)
+        latents = encode_mode(self.autoencoder, images)
+        if self.image_encoder is None:
+            return latents
+        return torch.cat([latents, self.image_encoder(images).to(latents)], dim=1)
 
     @torch.no_grad()
     def encode_target(self, images: Tensor) -> Tensor:
@@ -208,7 +239,7 @@ class Model:
     ) -> Conditions:
         """Build the conditions of a batch from images in [-1, 1], captions and styles."""
         return Conditions(
-            visible=None if visible is None else self.encode(visible),
+            visible=None if visible is None else self.encode_visible(visible),
             segmentation=None if segmentation is None else self.encode(segmentation),
             text=None if captions is None else self.embed(captions),
             style=style,
@@ -217,7 +248,7 @@ class Model:
 
     def save(self, folder: Path, *, dtype: torch.dtype | None = None) -> None:
         """Write the model folder; `dtype` such as float16 halves the files."""
-        for name in ("unet", "autoencoder", "text_encoder"):
+        for name in part_names(self.image_encoder is not None):
             part = getattr(self, name)
             if dtype is not None:
                 # A copy, so that the model in memory keeps its precision.
@@ -231,6 +262,11 @@ class Model:
         write_json(folder / "model_index.json", _index(self))
 
 
+def part_names(image_encoder: bool) -> list[str]:
+    """Return the names of a model's networks, with or without an image encoder."""
+    return ["unet", "autoencoder", "text_encoder", *(["image_encoder"] if image_encoder else [])]
+
+
 def _subfolder(name: str) -> str:
     return "vae" if name == "autoencoder" else name
 
@@ -242,51 +278,9 @@ def _index(model: Model) -> dict[str, Any]:
     parts["vae"] = [kind.__module__ if own else "diffusers", kind.__name__]
     parts["text_encoder"] = ["transformers", type(model.text_encoder).__name__]
     parts["tokenizer"] = ["transformers", type(model.tokenizer).__name__]
+    if model.image_encoder is not None:
+        parts["image_encoder"] = ["v2ir.model.image_encoder", "ImageEncoder"]
     return {"_class_name": "DiffusionPipeline", **dict(sorted(parts.items()))}
-
-
-def bundled_models() -> list[str]:
-    """Return the names of the models inside the package."""
-    root = Path(str(resources.files("v2ir") / "bundled"))
-    return sorted(path.parent.name for path in root.glob(f"*/{CARD_NAME}"))
-
-
-def find_model(name_or_path: str | Path) -> Path:
-    """Return the folder of a bundled model, a local folder, or a hub repository.
-
-    Raises:
-        UnknownNameError: If nothing of that name exists here.
-        ModelError: If a hub repository cannot be fetched.
-    """
-    path = Path(name_or_path)
-    if (path / CARD_NAME).is_file():
-        return path
-    if path.is_dir():
-        raise ModelError(
-            f"{path} is not a model folder",
-            got=f"no {CARD_NAME} in it",
-            do="give the folder that `v2ir train` wrote under RUN/models",
-        )
-    name = str(name_or_path)
-    if name in bundled_models():
-        return Path(str(resources.files("v2ir") / "bundled" / name))
-    if name.count("/") == 1 and not name.startswith((".", "/")):
-        return _fetch(name)
-    raise UnknownNameError.of("model", name, bundled_models())
-
-
-def _fetch(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repository))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ModelError(
-            f"the model {repository} cannot be fetched from the hub",
-            got=str(error).splitlines()[0],
-            do="check the name and the network, or give a local model folder",
-        ) from error
 
 
 def load_model(name_or_path: str | Path = "mini", device: str | torch.device = "cpu") -> Model:
@@ -316,7 +310,8 @@ def _load_parts(folder: Path) -> dict[str, Any]:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from transformers import AutoTokenizer
 
-    loaded = {name: load_part(folder, name) for name in ("unet", "autoencoder", "text_encoder")}
+    names = part_names((folder / "image_encoder").is_dir())
+    loaded = {name: load_part(folder, name) for name in names}
     loaded["tokenizer"] = AutoTokenizer.from_pretrained(folder / "tokenizer")
     loaded["scheduler"] = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     if (folder / DECOMPOSITION_DIR).is_dir():
@@ -354,6 +349,8 @@ def _network_class(folder: Path, name: str) -> Any:
 
     if name == "unet":
         return UNet2DConditionModel
+    if name == "image_encoder":
+        return ImageEncoder
     name = read_json(folder / "model_index.json")["vae"][1]
     return PixelAutoencoder if name == "PixelAutoencoder" else getattr(diffusers, name)
 
@@ -376,9 +373,10 @@ def _refuse_gaps(name: str, info: dict[str, Any]) -> None:
 def _check_fit(model: Model) -> None:
     """Check that the parts and the card agree on channels, text width and styles."""
     card, unet = model.card, model.unet.config
+    seen = model.image_encoder.config["channels"] if model.image_encoder else 0
     planes = num_planes(card.conditions)
     facts = {
-        "input channels": (unet.in_channels, planes * card.channels),
+        "input channels": (unet.in_channels, planes * card.channels + seen),
         "output channels": (unet.out_channels, card.channels),
         "text width": (unet.cross_attention_dim, model.text_encoder.config.hidden_size),
         "styles": (unet.num_class_embeds or 1, len(card.styles) + 1),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from v2ir.errors import ModelError, UnknownNameError
+from v2ir.errors import UnknownNameError
 
 
 class Architecture(BaseModel):
@@ -24,6 +22,8 @@ class Architecture(BaseModel):
         text_encoder_class: Row of `v2ir.model.text.TEXT_ENCODERS`.
         text_encoder: Its configuration.
         scheduler: Configuration of diffusers' `DDPMScheduler`: the noise schedule.
+        image_channels: Channels of a pre-trained image encoder's features beside the
+            visible image's latent; 0 has no such encoder.
         factor: Pixels of the image for one pixel of the latent, along a side.
         words: Words that a small tokenizer knows as one piece; empty where the
             tokenizer comes with pre-trained weights.
@@ -37,6 +37,7 @@ class Architecture(BaseModel):
     text_encoder_class: str = "CLIPTextModel"
     text_encoder: dict[str, Any]
     scheduler: dict[str, Any]
+    image_channels: int = 0
     factor: int = 8
     words: tuple[str, ...] = ()
 
@@ -159,6 +160,7 @@ def _small(
     autoencoder: tuple[Sequence[int], Sequence[int]],
     unet: dict[str, Any],
     text: tuple[int, int, int, int],
+    image_channels: int = 0,
 ) -> Architecture:
     """Return a small model of the same kind: 3 latents in, class embedding for styles."""
     width, layers, heads, length = text
@@ -167,13 +169,14 @@ def _small(
         autoencoder=_small_autoencoder(*autoencoder, latents),
         unet={
             "sample_size": 32,
-            "in_channels": 3 * latents,
+            "in_channels": 3 * latents + image_channels,
             "out_channels": latents,
             "cross_attention_dim": width,
             **unet,
         },
         text_encoder=_clip_text(width, layers, heads, length, 0),
         scheduler=_ZERO_SNR_SCHEDULE,
+        image_channels=image_channels,
     )
 
 
@@ -257,8 +260,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mini": _small(
         8,
         ((16, 32, 64, 128), (0, 1, 2, 2)),
-        _unet((96, 128, 160), (False, False, True), 1, attention_head_dim=4, norm_num_groups=16),
+        _unet((64, 96, 128), (False, False, True), 1, attention_head_dim=4, norm_num_groups=16),
         (128, 2, 4, 48),
+        image_channels=64,
     ),
     "tiny": _small(
         4,
@@ -369,55 +373,3 @@ def encode_mode(autoencoder: Any, images: Tensor) -> Tensor:
     """Encode (N, 3, H, W) in [-1, 1] to the mode of the posterior, (N, c, H/f, W/f)."""
     encoded = autoencoder.encode(match_channels(autoencoder, images))
     return encoded.latent if hasattr(encoded, "latent") else encoded.latent_dist.mode()
-
-
-def widen_input(unet: Any, in_channels: int) -> Any:
-    """Return a copy of the UNet with more input channels, whose weights start at zero.
-
-    With zeros in the new channels the widened network gives the old one's output exactly.
-    Source: DiffV2IR's released code (4 to 12), InstructPix2Pix, Sec. 3.2 (4 to 8).
-
-    Raises:
-        ModelError: If the network already has more channels than asked for.
-    """
-    old = unet.config.in_channels
-    if in_channels < old:
-        raise ModelError("a UNet can only be widened", got=f"{old} channels to {in_channels}")
-    widened = copy.deepcopy(unet)
-    if in_channels == old:
-        return widened
-    first = unet.conv_in
-    conv: Any = nn.Conv2d(
-        in_channels, first.out_channels, first.kernel_size, first.stride, first.padding
-    ).to(first.weight)
-    with torch.no_grad():
-        conv.weight.zero_()
-        conv.weight[:, :old] = first.weight
-        conv.bias.copy_(first.bias)
-    widened.conv_in = conv
-    widened.register_to_config(in_channels=in_channels)
-    return widened
-
-
-def add_styles(unet: Any, num_styles: int) -> Any:
-    """Return a copy with an embedding row for each of `num_styles` styles and for none.
-
-    Rows that exist are kept; new rows start as the row of "no style".
-
-    Raises:
-        ModelError: If the network already knows more styles than asked for.
-    """
-    old = unet.config.num_class_embeds or 0
-    if num_styles + 1 < old:
-        raise ModelError("styles cannot be removed", got=f"{old - 1} styles to {num_styles}")
-    wider = copy.deepcopy(unet)
-    width = unet.time_embedding.linear_2.out_features
-    embedding = nn.Embedding(num_styles + 1, width).to(unet.conv_in.weight)
-    with torch.no_grad():
-        embedding.weight.zero_()
-        if old:
-            embedding.weight[:] = unet.class_embedding.weight[:1]
-            embedding.weight[:old] = unet.class_embedding.weight
-    wider.class_embedding = embedding
-    wider.register_to_config(num_class_embeds=num_styles + 1)
-    return wider

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -256,16 +256,16 @@ class Translator:
         maps = [item.segmentation for item in batch if item.segmentation is not None]
         captions = [item.caption for item in batch]
         return Conditions(
-            visible=self._encode([item.visible for item in batch]),
-            segmentation=self._encode(maps) if maps else None,
+            visible=self._encode([item.visible for item in batch], self.model.encode_visible),
+            segmentation=self._encode(maps, self.model.encode) if maps else None,
             text=self.model.embed(captions) if self.takes_captions else None,
             style=torch.tensor(self._styles(batch), device=self.model.device),
             null_text=self.model.embed_prompts([""]),
         )
 
-    def _encode(self, images: Sequence[np.ndarray]) -> Tensor:
+    def _encode(self, images: Sequence[np.ndarray], encode: Callable[[Tensor], Tensor]) -> Tensor:
         pixels = torch.stack([to_tensor(image) for image in images])
-        return self.windows.encode(self.model.encode, pixels, self.model.card.factor)
+        return self.windows.encode(encode, pixels, self.model.card.factor)
 
 
 def windows_for(resolution: int, factor: int, multiple: int) -> Windows:

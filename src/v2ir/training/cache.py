@@ -124,20 +124,31 @@ class Caches:
     Attributes:
         latents: Latents of the images.
         text: Embeddings of the prompts.
+        visible: Latents of the visible images with an image encoder's features; None where
+            the model has no such encoder, and `latents` holds theirs too.
     """
 
     latents: LatentCache
     text: TextCache
+    visible: LatentCache | None = None
+
+    def of(self, part: str) -> LatentCache:
+        """Return the cache of a scene's images: `infrared`, `visible` or `segmentation`."""
+        return self.visible if part == "visible" and self.visible else self.latents
 
     def flush(self) -> None:
         """Write what is not on disk yet."""
-        self.latents.store.flush()
-        self.text.store.flush()
+        for cache in self._all():
+            cache.store.flush()
 
     def refresh(self) -> None:
         """Take in what other processes have written."""
-        self.latents.store.refresh()
-        self.text.store.refresh()
+        for cache in self._all():
+            cache.store.refresh()
+
+    def _all(self) -> list[TensorCache]:
+        every = (self.latents, self.text, self.visible)
+        return [cache for cache in every if cache is not None]
 
 
 def draw_window(latent: Tensor, size: int, generator: np.random.Generator) -> tuple[int, int]:

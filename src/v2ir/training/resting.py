@@ -11,7 +11,7 @@ import torch
 from v2ir.model import Model
 from v2ir.model.folder import find_model, load_part
 
-PARTS = ("autoencoder", "text_encoder")
+PARTS = ("autoencoder", "text_encoder", "image_encoder")
 
 
 class Resting:
@@ -31,7 +31,8 @@ class Resting:
         self.model = model
         self.source = None if source is None else find_model(source)
         self.device = device
-        self.names = () if source is None else tuple(n for n in PARTS if n not in needs)
+        here = [name for name in PARTS if getattr(model, name) is not None]
+        self.names = () if source is None else tuple(n for n in here if n not in needs)
 
     def unload(self) -> None:
         """Let go of the parts."""

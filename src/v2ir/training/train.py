@@ -282,6 +282,13 @@ def _caches(model: Model, folder: Path) -> Caches:
 
     # The decoder may be trained further without making the latents stale.
     encoder_hash = weights_hash(model.autoencoder, without=("decoder", "post_quant_conv"))
+    visible = None
+    if model.image_encoder is not None:
+        visible = LatentCache(
+            folder / "visible",
+            model.visible_latents,
+            f"{encoder_hash} {weights_hash(model.image_encoder)}",
+        )
     return Caches(
         LatentCache(folder / "latents", encode, encoder_hash),
         TextCache(
@@ -289,6 +296,7 @@ def _caches(model: Model, folder: Path) -> Caches:
             lambda prompt: model.embed_prompts([prompt])[0],
             f"{weights_hash(model.text_encoder)} {model.card.text_length}",
         ),
+        visible,
     )
 
 

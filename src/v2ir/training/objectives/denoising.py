@@ -136,8 +136,8 @@ class Denoising:
         with ThreadPoolExecutor(max_workers=1) as pool:
             waiting = collections.deque(pool.submit(self._missing, item) for item in unique[:2])
             for done in range(len(unique)):
-                for image_hash, view, pixels in waiting.popleft().result():
-                    self.caches.latents.get(image_hash, view, lambda p=pixels: p)  # type: ignore[misc]
+                for part, image_hash, view, pixels in waiting.popleft().result():
+                    self.caches.of(part).get(image_hash, view, lambda p=pixels: p)  # type: ignore[misc]
                 if done + 2 < len(unique):
                     waiting.append(pool.submit(self._missing, unique[done + 2]))
                 progress(done + 1, len(unique))
@@ -156,12 +156,12 @@ class Denoising:
             return False
         return not all(map(self.caches.text.holds, {"", *self._all_prompts([item])}))
 
-    def _missing(self, item: TrainingScene) -> list[tuple[str, Variant, np.ndarray]]:
-        """Return hash, view and pixels of a scene's images that are not encoded yet."""
+    def _missing(self, item: TrainingScene) -> list[tuple[str, str, Variant, np.ndarray]]:
+        """Return part, hash, view and pixels of a scene's images that are not encoded yet."""
         found = []
         for part, entries in self._missing_parts(item).items():
             pixels = read_part(item, part)
-            found += [(image_hash, view, pixels) for image_hash, view in entries]
+            found += [(part, image_hash, view, pixels) for image_hash, view in entries]
         return found
 
     def _missing_parts(self, item: TrainingScene) -> dict[str, list[tuple[str, Variant]]]:
@@ -171,7 +171,7 @@ class Denoising:
             entries = dict.fromkeys(
                 self._entry(item, part, variant)[:2] for variant in self._variants(item)
             )
-            missing = [entry for entry in entries if not self.caches.latents.holds(*entry)]
+            missing = [entry for entry in entries if not self.caches.of(part).holds(*entry)]
             if missing:
                 found[part] = missing
         return found
@@ -208,7 +208,7 @@ class Denoising:
         variants = self._variants(item)
         variant = variants[int(generator.integers(len(variants)))]
         found = {
-            part: self.caches.latents.get(*self._entry(item, part, variant))
+            part: self.caches.of(part).get(*self._entry(item, part, variant))
             for part in self._parts(item)
         }
         size = self.stage.crop // self.model.card.factor

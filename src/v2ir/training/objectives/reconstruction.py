@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +84,8 @@ class Reconstruction:
         """Measure each channel of the infrared latents, so that they get unit variance.
 
         One factor for all channels (Rombach et al. 2022, Appendix G) is not enough where
-        the channels have different means, as those of a small autoencoder do.
+        the channels have different means, as those of a small autoencoder do. An image
+        encoder gets its projection here, from visible images.
         """
         step = max(1, len(scenes) // 64)
         values = []
@@ -94,6 +95,8 @@ class Reconstruction:
             )
             latent = encode_mode(self.model.autoencoder, to_tensor(pixels)[None])
             values.append(latent[0].flatten(1))
+        if self.model.image_encoder is not None:
+            self.model.image_encoder.fit_projection(self._visible_views(scenes))
         channels = torch.cat(values, dim=1).double()
         self.model.card = self.model.card.model_copy(
             update={
@@ -101,3 +104,10 @@ class Reconstruction:
                 "latent_std": tuple(channels.std(dim=1).tolist()),
             }
         )
+
+    def _visible_views(self, scenes: Sequence[TrainingScene]) -> Iterator[Tensor]:
+        """Yield visible images of the training crop's scale, (1, 3, H, W) in [-1, 1]."""
+        with_visible = [item for item in scenes if item.scene.visible]
+        for item in with_visible[:: max(1, len(with_visible) // 128)]:
+            view = Variant(2 * self.stage.crop, False, self.model.card.factor)
+            yield to_tensor(view.apply(read_part(item, "visible")))[None]

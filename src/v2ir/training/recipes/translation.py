@@ -11,17 +11,13 @@ _STREET = ("llvip", "metu_vistir", "msrs", "roadscene")
 
 
 def mini() -> Recipe:
-    """Return the recipe of the bundled model, early as it is."""
-    small: dict[str, Any] = {
-        "trains": ("unet", "text_encoder"), "batch_size": 16, "average_decay": 0.999,
-        "balance": 0.5, "scales": (1.0, 1.5), "learning_rate": 6e-4, "warmup_steps": 20,
-        "sample_every": 500,
-    }  # fmt: skip
+    """Return the recipe of the bundled model."""
     # Most samples are noisy ones, because where heat is gets decided there; and batches are
     # small, because more updates for the same work learn more.
-    street = {
-        **small, "phase": 3, "styles": _STREET, "alignment": ("strict", "near"),
-        "noise_shift": 10.0, "batch_size": 4, "learning_rate": 5e-4,
+    small: dict[str, Any] = {
+        "trains": ("unet", "text_encoder"), "batch_size": 6, "average_decay": 0.999,
+        "balance": 0.5, "scales": (1.0, 1.5), "learning_rate": 5e-4, "warmup_steps": 50,
+        "noise_shift": 8.0, "jitter": 0.2, "sample_every": 500,
     }  # fmt: skip
     return Recipe(
         name="mini",
@@ -30,19 +26,14 @@ def mini() -> Recipe:
             autoencoder_stage(steps=1600, decay_steps=1600),
             Stage(
                 name="infrared", phase=1, scenes="infrared", conditions=(),
-                prompt=INFRARED_PROMPT, steps=250, variants=2, drop=0.0, **small,
+                prompt=INFRARED_PROMPT, steps=200, variants=2, drop=0.0,
+                **{**small, "noise_shift": 1.0},
             ),
-            Stage(name="pairs", phase=2, steps=600, decay_steps=1700, **small),
+            Stage(name="pairs", phase=2, steps=500, decay_steps=5000, **small),
             Stage(
-                name="style", **{**street, "batch_size": 16, "noise_shift": 4.0},
-                steps=400, decay_steps=1400,
+                name="style", phase=3, steps=4500, decay_steps=4500, styles=_STREET,
+                alignment=("strict", "near"), **small,
             ),
-            Stage(
-                name="first_step",
-                **{**street, "batch_size": 16, "noise_shift": 20.0, "learning_rate": 8e-4},
-                steps=400, decay_steps=1100,
-            ),
-            Stage(name="finish", steps=2900, decay_steps=2900, **street),
         ),
         card={
             **ANNOTATORS,
