@@ -222,6 +222,16 @@ def test_half_precision_files_leave_the_model_in_memory_alone(model, tmp_path):
     torch.testing.assert_close(again.unet.conv_in.weight, before, rtol=1e-3, atol=1e-4)
 
 
+def test_saving_and_loading_draw_no_bars(model, tmp_path, capfd):
+    from transformers.utils import logging
+
+    logging.enable_progress_bar()
+    model.save(tmp_path)
+    logging.enable_progress_bar()
+    load_model(tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_parts_open_with_diffusers_and_transformers(folder):
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel

@@ -248,6 +248,7 @@ class Model:
 
     def save(self, folder: Path, *, dtype: torch.dtype | None = None) -> None:
         """Write the model folder; `dtype` such as float16 halves the files."""
+        _hide_bars()
         for name in part_names(self.image_encoder is not None):
             part = getattr(self, name)
             if dtype is not None:
@@ -319,15 +320,20 @@ def _load_parts(folder: Path) -> dict[str, Any]:
     return loaded
 
 
+def _hide_bars() -> None:
+    """Keep transformers from drawing bars of its own: progress is the caller's to show."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
 def load_part(folder: Path, name: str) -> Any:
     """Load a network of a model folder, by the name of its field, in float32.
 
     Raises:
         ModelError: If the weights do not fill the network.
     """
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
+    _hide_bars()
     if name == "text_encoder":
         kind = read_json(folder / "model_index.json")["text_encoder"][1]
         part, info = text_encoder_class(kind).from_pretrained(
