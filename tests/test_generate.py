@@ -180,7 +180,7 @@ def test_seed_number_text_style_and_guidance_change_the_picture(model):
 
 def test_text_alone_without_guidance_costs_one_evaluation(model):
     calls = []
-    hook = model.unet.register_forward_hook(lambda _, args, __: calls.append(len(args[0])))
+    hook = model.unet.conv_out.register_forward_hook(lambda _, args, __: calls.append(len(args[0])))
     try:
         made(TextSampler(model, GenerateSettings(guidance=1.0)), (STREET, 0))
         made(TextSampler(model, GenerateSettings(guidance=2.0)), (STREET, 0))

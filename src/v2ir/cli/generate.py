@@ -35,10 +35,19 @@ def command(
     width: int | None = typer.Option(None, help="Width in pixels; the model's resolution."),
     height: int | None = typer.Option(None, help="Height in pixels; the model's resolution."),
     seed: int = typer.Option(0, help="Seed of the noise."),
+    speed: str | None = typer.Option(
+        None, help="reference, exact, balanced, ...; what follows goes before it."
+    ),
     steps: int | None = typer.Option(None, help="Solver steps."),
     solver: str | None = typer.Option(None, help="Solver, such as ddim or dpmpp."),
     guidance: float | None = typer.Option(
         None, metavar="SCALE", help="How closely to follow the text; 1 is no guidance."
+    ),
+    reuse: int | None = typer.Option(
+        None, metavar="N", help="Compute the network's inner features at every N-th step."
+    ),
+    precision: str | None = typer.Option(
+        None, help="Number format of the network: float32, bfloat16, float16 or auto."
     ),
     batch_size: int | None = typer.Option(
         None, help="Images computed together; 1 on a CPU, 8 elsewhere."
@@ -71,6 +80,9 @@ def command(
         solver=solver,
         guidance=guidance,
         batch_size=batch_size,
+        speed=speed,
+        reuse=reuse,
+        precision=precision,  # type: ignore[arg-type]
     )
     sampler = TextSampler(load(model, device), settings)
     if dry_run:

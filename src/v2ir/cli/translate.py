@@ -30,6 +30,9 @@ def command(
     ),
     split: str | None = typer.Option(None, help="Only this split of an indexed data set."),
     seed: int = typer.Option(0, help="Seed of the noise."),
+    speed: str | None = typer.Option(
+        None, help="reference, exact, balanced, fast or one-step; what follows goes before it."
+    ),
     steps: int | None = typer.Option(None, help="Solver steps."),
     solver: str | None = typer.Option(None, help="Solver, such as dpmpp or euler_ancestral."),
     guidance: str | None = typer.Option(
@@ -38,6 +41,12 @@ def command(
     nesting: str | None = typer.Option(None, help="Nesting of the guidance: paper or released."),
     guidance_interval: str | None = typer.Option(
         None, metavar="LOW,HIGH", help="Part of the timesteps, in 0..1, in which guidance acts."
+    ),
+    reuse: int | None = typer.Option(
+        None, metavar="N", help="Compute the network's inner features at every N-th step."
+    ),
+    precision: str | None = typer.Option(
+        None, help="Number format of the network: float32, bfloat16, float16 or auto."
     ),
     batch_size: int | None = typer.Option(
         None, help="Images computed together; 1 on a CPU, 8 elsewhere."
@@ -69,16 +78,21 @@ def command(
     if not source.exists():
         raise InputError(f"{source} does not exist", do="give an image or a folder of images")
     from v2ir.sampling import TranslateSettings
+    from v2ir.sampling.speeds import choose, guidance_of
 
     where = "cpu" if cluster else find_device(device)
     # The annotators go first; until then the card stays free of the denoiser.
     loaded = load(model, "cpu")
+    usual = guidance_of(choose(loaded.card, speed))
     settings = TranslateSettings(
         style=None if style == "scene" else style,
         seed=seed,
+        speed=speed,
         steps=steps,
         solver=solver,
-        guidance=parse_guidance(loaded.card.guidance, guidance, nesting, guidance_interval),
+        guidance=parse_guidance(usual, guidance, nesting, guidance_interval),
+        reuse=reuse,
+        precision=precision,  # type: ignore[arg-type]
         resolution=parse_resolution(resolution),
         batch_size=batch_size,
         without=tuple(without),  # type: ignore[arg-type]
@@ -110,9 +124,10 @@ def _run(
     from v2ir.sampling import Translator
 
     translator = Translator(loaded, settings)
-    keep = None if dry_run else kept_folder(source, out)
+    ahead = translator.plan.speed.ahead
+    keep = kept_folder(source, out) if ahead and not dry_run else None
     sources = make_sources(translator, wanted, device=device, keep=keep)
-    if not dry_run:
+    if ahead and not dry_run:
         sources = annotate_ahead(source, out, translator, sources, scenes)
     translator = Translator(loaded.to(device), settings)
     act = _list_pending if dry_run else _translate

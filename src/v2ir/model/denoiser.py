@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -31,6 +32,24 @@ class Denoiser(Protocol):
         """
 
 
+@dataclasses.dataclass(frozen=True)
+class NetworkInputs:
+    """What a network is given beside the noisy latent and the timestep.
+
+    Attributes:
+        planes: Latents beside the noisy one, in the order of the input channels: the visible
+            image's (N, c + d, h, w) with d features, the map's (N, c, h, w).
+        text: Text embedding, (N, L, D).
+        labels: Style numbers, (N,), or None for a network without styles.
+        scales: Embedding of the guidance scales, (N, E), or None where none are told.
+    """
+
+    planes: tuple[Tensor, ...]
+    text: Tensor
+    labels: Tensor | None
+    scales: Tensor | None
+
+
 class NetworkDenoiser:
     """A UNet whose input is the noisy latent beside the visible and segmentation latents.
 
@@ -49,6 +68,17 @@ class NetworkDenoiser:
 
     def __call__(self, noisy: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
         """Run the network on (N, c, h, w); see `Denoiser`."""
+        inputs = self.inputs(noisy, conditions)
+        return self.unet(
+            torch.cat([noisy, *inputs.planes], dim=1),
+            timestep,
+            encoder_hidden_states=inputs.text,
+            class_labels=inputs.labels,
+            timestep_cond=inputs.scales,
+        ).sample
+
+    def inputs(self, noisy: Tensor, conditions: Conditions) -> NetworkInputs:
+        """Return what the network is given beside the noisy latent, (N, c, h, w)."""
         number = len(noisy)
         text = conditions.text
         if text is None:
@@ -61,29 +91,25 @@ class NetworkDenoiser:
             labels = conditions.style
             if labels is None:
                 labels = torch.zeros(number, dtype=torch.long, device=noisy.device)
-        return self.unet(
-            torch.cat(self._planes(noisy, conditions), dim=1),
-            timestep,
-            encoder_hidden_states=text.to(noisy.dtype),
-            class_labels=labels,
-            timestep_cond=self._scales(conditions),
-        ).sample
+        planes = self._planes(noisy, conditions)
+        return NetworkInputs(planes, text.to(noisy.dtype), labels, self._scales(conditions))
 
-    def _planes(self, noisy: Tensor, conditions: Conditions) -> list[Tensor]:
-        """Return what the network takes side by side: as many planes as it has channels for.
+    def _planes(self, noisy: Tensor, conditions: Conditions) -> tuple[Tensor, ...]:
+        """Return the planes beside the noisy latent: as many as the network has channels for.
 
         The visible plane is a latent wide, or wider by an image encoder's features.
         """
         channels = noisy.shape[1]
-        planes, left = [noisy], self.unet.config.in_channels - channels
+        planes: list[Tensor] = []
+        left = self.unet.config.in_channels - channels
         for image in (conditions.visible, conditions.segmentation):
             if left:
                 # The map's plane is the last one, and a latent wide.
-                width = left - channels if len(planes) == 1 and left > channels else left
+                width = left - channels if not planes and left > channels else left
                 blank = noisy.new_zeros(len(noisy), width, *noisy.shape[2:])
                 planes.append(blank if image is None else image.to(noisy.dtype))
                 left -= planes[-1].shape[1]
-        return planes
+        return tuple(planes)
 
     @property
     def takes_scales(self) -> bool:

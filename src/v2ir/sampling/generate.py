@@ -40,6 +40,9 @@ class PictureSidecar(JsonRecord):
         width: Width in pixels.
         height: Height in pixels.
         style: Camera style, or None for no style.
+        speed: Name of the speed that was asked for; what it sets stands in the others.
+        reuse: The network's inner features were computed at every n-th step.
+        precision: Number format of the denoising network as asked for.
         v2ir: Version of v2ir.
         synthetic: Always true: the picture was generated, not measured.
     """
@@ -57,13 +60,21 @@ class PictureSidecar(JsonRecord):
     width: int
     height: int
     style: str | None = None
+    speed: str | None = None
+    reuse: int = 1
+    precision: str = "float32"
     v2ir: str = ""
     synthetic: bool = True
 
     def agrees_with(self, other: PictureSidecar) -> bool:
-        """Whether both describe the same picture; the version of v2ir does not count."""
+        """Whether both describe the same picture.
+
+        The version of v2ir and the name of the speed do not count.
+        """
         mine, others = (
-            {**record.to_json(), "v2ir": "", "guidance_interval": list(record.guidance_interval)}
+            dataclasses.replace(
+                record, v2ir="", speed=None, guidance_interval=tuple(record.guidance_interval)
+            )
             for record in (self, other)
         )
         return mine == others
@@ -140,6 +151,9 @@ def wanted_sidecar(picture: Picture, sampler: TextSampler) -> PictureSidecar:
         width=sampler.width,
         height=sampler.height,
         style=sampler.style,
+        speed=sampler.speed,
+        reuse=sampler.plan.reuse,
+        precision=sampler.plan.precision,
         v2ir=__version__,
     )
 

@@ -24,6 +24,8 @@ _DECIDING = (
     "style",
     "resolution",
     "without",
+    "reuse",
+    "precision",
     "captioner",
     "segmenter",
     "input_hash",
@@ -44,6 +46,10 @@ class Sidecar(JsonRecord):
         resolution: Short side of the working image in pixels, or `native`.
         style: Camera style, or None for no style.
         without: Conditions that were left out on purpose.
+        speed: Name of the speed that was asked for; what it sets stands in the others.
+        reuse: The network's inner features were computed at every n-th step.
+        precision: Number format of the denoising network as asked for; `auto` is up to
+            the machine.
         input: Path of the visible image below the input folder.
         input_hash: SHA-256 of its bytes.
         caption: Caption that the image was translated with.
@@ -63,6 +69,9 @@ class Sidecar(JsonRecord):
     resolution: int | str
     style: str | None = None
     without: tuple[str, ...] = ()
+    speed: str | None = None
+    reuse: int = 1
+    precision: str = "float32"
     input: str = ""
     input_hash: str = ""
     caption: str | None = None

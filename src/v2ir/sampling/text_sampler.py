@@ -8,15 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from v2ir.errors import InputError, UnknownNameError
+from v2ir.errors import InputError
 from v2ir.images import from_tensor
-from v2ir.model import Conditions, Guidance, Model
-from v2ir.sampling.guidance import GuidedDenoiser, check_guidance
+from v2ir.model import Conditions, Model
+from v2ir.sampling.guidance import check_guidance
 from v2ir.sampling.noise import draw_noise, image_generator
+from v2ir.sampling.plan import Plan, find_plan, in_precision, wide
 from v2ir.sampling.prompts import Prompt
-from v2ir.sampling.solvers import FROM_ZEROS, SOLVERS, solve
-from v2ir.sampling.translator import windows_for
-from v2ir.sampling.windows import WindowedDenoiser
+from v2ir.sampling.solvers import FROM_ZEROS, solve
+from v2ir.sampling.speeds import Precision, choose, guidance_of
+from v2ir.sampling.translator import TranslateSettings, windows_for
 
 LONGEST_SIDE = 16384
 # A solver that starts from zeros gives the mean of all scenes, and every seed the same one.
@@ -40,6 +41,9 @@ class GenerateSettings:
         guidance: Scale of the text: 1 is none, more follows the text more closely.
         batch_size: Pictures that run through the network together; by default 1 on a CPU
             and 8 elsewhere.
+        speed: Name of a row of `SPEEDS`; it sets what is not given elsewhere.
+        reuse: The network's inner features are computed at every n-th step.
+        precision: Number format of the denoising network.
     """
 
     width: int | None = None
@@ -50,6 +54,9 @@ class GenerateSettings:
     solver: str | None = None
     guidance: float | None = None
     batch_size: int | None = None
+    speed: str | None = None
+    reuse: int | None = None
+    precision: Precision | None = None
 
 
 class TextSampler:
@@ -67,33 +74,31 @@ class TextSampler:
         solver: Name of the solver.
         guidance: Guidance with the text's scale.
         batch_size: Pictures that run through the network together.
+        speed: Name of the speed that was asked for, or None.
+        plan: How pictures are computed at that speed.
         windows: The largest piece that a network is given at once.
 
     Raises:
-        UnknownNameError: If the style or the solver is unknown.
-        InputError: If the model does not know text, a size does not fit it, or a number
-            is out of range.
+        UnknownNameError: If the style, the speed, the solver or the precision is unknown.
+        InputError: If the model does not know text, a size does not fit it, a number is
+            out of range, or the speed leaves no room for chance.
     """
 
     def __init__(self, model: Model, settings: GenerateSettings | None = None) -> None:
         settings = settings or GenerateSettings()
         card = model.card
-        self.model = model
         self._style_number = model.style_number(settings.style)
         self.style = card.styles[self._style_number - 1] if self._style_number else None
         default = nearest_side(card.resolution, card.multiple)
         self.width = default if settings.width is None else settings.width
         self.height = default if settings.height is None else settings.height
         self.seed = settings.seed
-        draws = card.solver not in FROM_ZEROS
-        self.solver = settings.solver or (card.solver if draws else DRAWING_SOLVER)
-        takes_over = self.solver == card.solver or draws
-        default_steps = card.steps if takes_over else DRAWING_STEPS
-        self.steps = default_steps if settings.steps is None else settings.steps
-        scale = card.guidance.text if settings.guidance is None else settings.guidance
-        self.guidance: Guidance = card.guidance.model_copy(update={"text": scale})
-        usual = 1 if model.device.type == "cpu" else 8
-        self.batch_size = usual if settings.batch_size is None else settings.batch_size
+        self.speed = settings.speed
+        self.plan = _drawing_plan(model, settings)
+        self.model = in_precision(model, self.plan.precision)
+        self.steps, self.solver = self.plan.steps, self.plan.solver
+        self.guidance = self.plan.guidance
+        self.batch_size = self.plan.batch_for(model.device)
         self.windows = windows_for(card.resolution, card.factor, card.multiple)
         self._check()
 
@@ -105,12 +110,8 @@ class TextSampler:
                 got=f"conditions {', '.join(card.conditions) or 'none'}",
                 do="give a model that knows text, such as mini",
             )
-        if self.solver not in SOLVERS:
-            raise UnknownNameError.of("solver", self.solver, SOLVERS)
         check_guidance(self.model.card, self.guidance)
-        for what, value in (("steps", self.steps), ("batch size", self.batch_size)):
-            if value < 1:
-                raise InputError(f"the {what} must be positive", got=str(value))
+        self.plan.check()
         if not np.isfinite(self.guidance.text):
             raise InputError("the guidance scale must be a number", got=str(self.guidance.text))
         for what, side in (("width", self.width), ("height", self.height)):
@@ -133,12 +134,12 @@ class TextSampler:
             Infrared pictures, HW float32 in [0, 1]. Each depends on the settings, its
             prompt's text and its number alone.
         """
-        card, device = self.model.card, self.model.device
+        card = self.model.card
         generators = [self._generator(prompt, number) for prompt, number in batch]
         size = (card.channels, self.height // card.factor, self.width // card.factor)
         latents = solve(
-            self._denoiser(),
-            draw_noise(generators, *size).to(device, self.model.dtype),
+            self.plan.denoiser(self.model, self.windows),
+            draw_noise(generators, *size).to(self.model.device, wide(self.model.dtype)),
             self._conditions([prompt for prompt, _ in batch]),
             config=self.model.scheduler.config,
             solver=self.solver,
@@ -149,11 +150,6 @@ class TextSampler:
 
     def _generator(self, prompt: Prompt, number: int) -> torch.Generator:
         return image_generator(self.seed, f"prompt:{prompt.hash}:{number}")
-
-    def _denoiser(self) -> WindowedDenoiser:
-        steps = self.model.schedule.num_timesteps
-        guided = GuidedDenoiser(self.model.denoiser, self.guidance, steps)
-        return WindowedDenoiser(guided, self.windows)
 
     def _conditions(self, prompts: Sequence[Prompt]) -> Conditions:
         number = torch.full((len(prompts),), self._style_number, device=self.model.device)
@@ -175,3 +171,31 @@ def nearest_side(pixels: int, multiple: int) -> int:
     """Return the nearest side that a model can make, a positive multiple of `multiple`."""
     most = LONGEST_SIDE // multiple * multiple
     return min(max(multiple, round(pixels / multiple) * multiple), most)
+
+
+def _drawing_plan(model: Model, settings: GenerateSettings) -> Plan:
+    """Return the plan, with a solver that draws unless the user names another."""
+    card, solver, steps = model.card, settings.solver, settings.steps
+    chosen = choose(card, settings.speed)
+    if chosen.solver in FROM_ZEROS and solver != chosen.solver:
+        if settings.speed is not None and solver is None:
+            raise InputError(
+                f"the speed {settings.speed} of the model {card.name} leaves no room for chance",
+                got=f"the solver {chosen.solver}, which gives the mean of all scenes",
+                do="give --speed balanced, or no speed",
+            )
+        solver = solver or DRAWING_SOLVER
+        steps = DRAWING_STEPS if steps is None else steps
+    scale = card.guidance.text if settings.guidance is None else settings.guidance
+    return find_plan(
+        card,
+        TranslateSettings(
+            speed=settings.speed,
+            solver=solver,
+            steps=steps,
+            guidance=guidance_of(chosen).model_copy(update={"text": scale}),
+            batch_size=settings.batch_size,
+            reuse=settings.reuse,
+            precision=settings.precision,
+        ),
+    )

@@ -15,10 +15,12 @@ from v2ir.errors import InputError, UnknownNameError
 from v2ir.images import from_tensor, to_tensor
 from v2ir.model import Conditions, Guidance, Model
 from v2ir.sampling.geometry import Geometry, Resolution, apply, fit, padded, scaled, undo
-from v2ir.sampling.guidance import GuidedDenoiser, check_guidance
+from v2ir.sampling.guidance import check_guidance
 from v2ir.sampling.noise import draw_noise, image_generator
-from v2ir.sampling.solvers import SOLVERS, solve
-from v2ir.sampling.windows import WindowedDenoiser, Windows
+from v2ir.sampling.plan import find_plan, in_precision, wide
+from v2ir.sampling.solvers import solve
+from v2ir.sampling.speeds import Precision
+from v2ir.sampling.windows import Windows
 
 Omission = Literal["caption", "segmentation"]
 OMISSIONS: tuple[Omission, ...] = ("caption", "segmentation")
@@ -31,6 +33,7 @@ class TranslateSettings:
     Attributes:
         style: Camera style, or `none`.
         seed: Seed of the noise; see `v2ir.sampling.noise`.
+        speed: Name of a row of `SPEEDS`; it sets what is not given below.
         steps: Number of solver steps.
         solver: Name of a row of `SOLVERS`.
         guidance: Scales, nesting and interval.
@@ -39,16 +42,21 @@ class TranslateSettings:
             CPU, where more gains little and the last bits of a result would depend on
             the batch, and 8 elsewhere.
         without: Conditions to leave out; the model's null conditions take their place.
+        reuse: The network's inner features are computed at every n-th step.
+        precision: Number format of the denoising network.
     """
 
     style: str | None = None
     seed: int = 0
+    speed: str | None = None
     steps: int | None = None
     solver: str | None = None
     guidance: Guidance | None = None
     resolution: Resolution | None = None
     batch_size: int | None = None
     without: tuple[Omission, ...] = ()
+    reuse: int | None = None
+    precision: Precision | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,25 +98,30 @@ class Translator:
         resolution: Short side of the working image in pixels, or `native`.
         batch_size: Images that run through the network together.
         without: Conditions that are left out.
+        speed: Name of the speed that was asked for, or None.
+        plan: How images are computed at that speed.
         windows: The largest piece that a network is given at once.
 
     Raises:
-        UnknownNameError: If the style, the solver or an omitted condition is unknown.
+        UnknownNameError: If the style, the speed, the solver, the precision or an omitted
+            condition is unknown.
         InputError: If a number is out of range.
     """
 
     def __init__(self, model: Model, settings: TranslateSettings | None = None) -> None:
         settings = settings or TranslateSettings()
         card = model.card
-        self.model = model
+        self.speed = settings.speed
+        self.plan = find_plan(card, settings)
+        self.model = in_precision(model, self.plan.precision)
         self._style_number = model.style_number(settings.style)
         self.style = card.styles[self._style_number - 1] if self._style_number else None
         self.seed = settings.seed
-        self.steps = card.steps if settings.steps is None else settings.steps
-        self.solver = settings.solver or card.solver
-        self.guidance = settings.guidance or card.guidance
+        self.steps = self.plan.steps
+        self.solver = self.plan.solver
+        self.guidance = self.plan.guidance
         self.resolution = settings.resolution or card.resolution
-        self.batch_size = settings.batch_size or (1 if model.device.type == "cpu" else 8)
+        self.batch_size = self.plan.batch_for(model.device)
         self.without = tuple(sorted(set(settings.without)))
         self.windows = windows_for(card.resolution, card.factor, card.multiple)
         self._check()
@@ -120,16 +133,12 @@ class Translator:
                 got=f"conditions {', '.join(self.model.card.conditions) or 'none'}",
                 do="make images from text with `v2ir generate`, or give another model",
             )
-        if self.solver not in SOLVERS:
-            raise UnknownNameError.of("solver", self.solver, SOLVERS)
         check_guidance(self.model.card, self.guidance)
         self._check_one_step()
         for name in self.without:
             if name not in OMISSIONS:
                 raise UnknownNameError.of("condition to leave out", name, OMISSIONS)
-        for what, value in (("steps", self.steps), ("batch size", self.batch_size)):
-            if value < 1:
-                raise InputError(f"the {what} must be positive", got=str(value))
+        self.plan.check()
         if self.resolution != "native" and self.resolution < self.model.card.multiple:
             raise InputError(
                 "the resolution is too small for the model",
@@ -205,13 +214,15 @@ class Translator:
             Infrared images of the working size, HW float32 in [0, 1]; `geometry.undo`
             brings them to the originals' sizes.
         """
-        card, device = self.model.card, self.model.device
+        card = self.model.card
+        if not self.plan.speed.keeping:
+            self.model.forget_prompts()
         generators = [image_generator(self.seed, item.key) for item in batch]
         width, height = batch[0].geometry.working_size
         size = (card.channels, height // card.factor, width // card.factor)
         latents = solve(
-            self._denoiser(),
-            draw_noise(generators, *size).to(device, self.model.dtype),
+            self.plan.denoiser(self.model, self.windows),
+            draw_noise(generators, *size).to(self.model.device, wide(self.model.dtype)),
             self._conditions(batch),
             config=self.model.scheduler.config,
             solver=self.solver,
@@ -246,11 +257,6 @@ class Translator:
         prepared = self.prepare(visible, key=key, caption=caption, segmentation=segmentation)
         # Bicubic interpolation may leave the range at strong edges.
         return undo(self.run([prepared])[0], prepared.geometry).clip(0, 1)
-
-    def _denoiser(self) -> WindowedDenoiser:
-        steps = self.model.schedule.num_timesteps
-        guided = GuidedDenoiser(self.model.denoiser, self.guidance, steps)
-        return WindowedDenoiser(guided, self.windows)
 
     def _conditions(self, batch: Sequence[Prepared]) -> Conditions:
         maps = [item.segmentation for item in batch if item.segmentation is not None]
