@@ -39,7 +39,7 @@ class Pix2Pix(Regression):
         super().__init__(model, stage, caches)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            judge = PatchDiscriminator(4, len(model.card.styles), width=64)
+            judge = PatchDiscriminator(4, len(model.card.styles))
         self.discriminator = judge.to(model.device)
         self.modules["discriminator"] = self.discriminator
 

@@ -34,7 +34,8 @@ def regression(base: Recipe, architecture: str, suffix: str = "", **stage: Any) 
     stages = tuple(
         one.model_copy(update=changes) for one in with_phases(base, (2, 3)).stages if one.phase
     )
-    facts = {key: base.card[key] for key in ("resolution", "multiple") if key in base.card}
+    sizes: tuple[str, ...] = ("resolution", "multiple")
+    facts = {key: base.card[key] for key in sizes if key in base.card}
     made = Recipe(
         name=f"{changes['objective']}{suffix}",
         architecture=architecture,
