@@ -29,11 +29,14 @@ ROOMS: dict[str, frozenset[str]] = {
     "sampling": frozenset({"base", "model"}),
     "evaluation": frozenset({"base"}),
     "hub": frozenset({"base", "model"}),
+    # Rows of a table, trained and measured alike.
+    "ablation": frozenset({"base", "data", "annotation", "model"})
+    | {"training", "sampling", "evaluation"},
     # The passes of the other rooms on many machines; none of them knows of it.
     "cluster": frozenset({"base", "data", "annotation", "model", "training", "sampling"}),
     "cli": frozenset(
         {"base", "data", "annotation", "model", "training", "sampling", "evaluation", "hub"}
-        | {"cluster"}
+        | {"ablation", "cluster"}
     ),
 }
 

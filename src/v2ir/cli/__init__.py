@@ -9,6 +9,7 @@ import typer
 
 from v2ir import __version__
 from v2ir.cli import (
+    ablate,
     annotate,
     check,
     convert,
@@ -29,7 +30,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for verb in (translate, generate, index, check, annotate, train, evaluate, convert, models, demo):
+VERBS = (
+    translate,
+    generate,
+    index,
+    check,
+    annotate,
+    train,
+    evaluate,
+    ablate,
+    convert,
+    models,
+    demo,
+)
+for verb in VERBS:
     app.command(verb.__name__.rpartition(".")[2])(verb.command)
 
 
