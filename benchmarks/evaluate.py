@@ -1,7 +1,7 @@
 # ruff: noqa: T201  # a benchmark prints
 """Time `v2ir evaluate` against decoding its images twice, and watch its memory.
 
-python benchmarks/evaluate.py --images 300
+python benchmarks/evaluate.py --images 300 [--baselines]
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from v2ir.evaluation.cases import plan_comparison
+from v2ir.evaluation.cases import Knowledge, plan_comparison
 from v2ir.evaluation.comparison import evaluate, num_cores
+from v2ir.evaluation.context import Context, context_of_folders
+from v2ir.evaluation.statistics import measure_reference
 from v2ir.images import read_infrared
 
 WIDTH, HEIGHT, DISTINCT = 640, 512, 12
@@ -47,6 +49,16 @@ def write_images(folder: Path, number: int) -> None:
             Image.fromarray(other).save(folder / "out" / f"{index:05d}.png")
 
 
+def write_photographs(folder: Path, number: int) -> None:
+    """Write a colour photograph of each scene, for the baselines."""
+    (folder / "rgb").mkdir()
+    for seed in range(DISTINCT):
+        truth, other = draw(seed)
+        photograph = np.stack([255 - truth, other, other // 2 + 60], axis=2)
+        for index in range(seed, number, DISTINCT):
+            Image.fromarray(photograph).save(folder / "rgb" / f"{index:05d}.jpg", quality=92)
+
+
 def timed(work: Callable[[], object]) -> tuple[float, float]:
     """Return the wall and the processor seconds of a piece of work."""
     wall, cpu = time.perf_counter(), time.process_time()
@@ -55,7 +67,7 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 
 
 def decode_twice(folder: Path) -> None:
-    """Decode every image twice on all cores."""
+    """Decode every image of the comparison twice on all cores, photographs in grey."""
     paths = sorted(folder.rglob("*.*"))
     with ThreadPoolExecutor(num_cores()) as pool:
         for _ in range(2):
@@ -68,17 +80,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--baselines", action="store_true", help="measure five baselines, too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_images(folder, options.images)
-        plan = plan_comparison(folder / "out", folder / "true")
-        timed(lambda: evaluate(plan))  # imports and the first touch of the files
+        context, knowledge = Context(), Knowledge()
+        if options.baselines:
+            write_photographs(folder, options.images)
+            context = context_of_folders(folder / "rgb", folder / "true")
+            knowledge = Knowledge(measure_reference(context.training)[0])
+        plan = plan_comparison(folder / "out", folder / "true", context)
+        timed(lambda: evaluate(plan, knowledge))  # imports and the first touch of the files
         early = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         decoding, measuring = [], []
         for _ in range(options.rounds):
             decoding.append(timed(lambda: decode_twice(folder)))
-            measuring.append(timed(lambda: evaluate(plan)))
+            measuring.append(timed(lambda: evaluate(plan, knowledge)))
     late = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(f"{options.images} pairs of {WIDTH}x{HEIGHT}, {num_cores()} cores")
     for place, what in enumerate(("wall", "processor")):

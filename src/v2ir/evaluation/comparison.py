@@ -227,7 +227,8 @@ def _measured(plan: Plan, knowledge: Knowledge, case: Case) -> _Measured | str:
         visible = None if photograph is None else Grey(luma_levels(photograph))
         statistics = knowledge.statistics(case.style)
         fits = visible is not None and visible.pixels.shape == truth.pixels.shape
-        facts = Facts(truth, visible if fits else None, statistics and statistics.histogram)
+        histogram = statistics.histogram if statistics else None
+        facts = Facts(truth, visible if fits else None, histogram)
         images = list(greys_of(plan, case, knowledge, truth.pixels.shape, visible))
         scores = score([image for _, image in images], truth, facts)
     except V2IRError as error:

@@ -123,12 +123,14 @@ class Grey:
             return float(self.levels.ravel()[places].mean(dtype=np.float64)) / 255.0
         return float(self.image.ravel()[places].mean(dtype=np.float64))
 
+    def flat_layer(self, *, with_negative: bool = False) -> Layer:
+        """Return the layer of a flat image, which needs no pixels."""
+        level = 255.0 * float(self.image.flat[0])
+        negated = 255.0 - level if with_negative else None
+        return Layer(np.zeros((0, 0), np.float32), level, negated, is_flat=True)
+
     def layer(self, *, with_negative: bool = False) -> Layer:
         """Return the image in levels as float32, less a level near its mean."""
-        if self.is_flat:
-            level = 255.0 * float(self.image.flat[0])
-            negated = 255.0 - level if with_negative else None
-            return Layer(np.zeros((0, 0), np.float32), level, negated, is_flat=True)
         offset = float(round(255.0 * self.mean))
         if self.is_exact:
             values = self.levels.astype(np.float32)

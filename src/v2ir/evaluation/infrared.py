@@ -81,10 +81,7 @@ def hot_regions(truth: Grey) -> np.ndarray:
     threshold alone takes the whole warm ground, the surroundings alone every grain.
     """
     side = max(3, min(truth.pixels.shape) // 2) | 1
-    if truth.is_exact:
-        is_warmer = truth.levels > box_mean(truth.levels, side) + 255 * LEAST_WARMER
-    else:
-        is_warmer = truth.image > box_mean(truth.image, side) + LEAST_WARMER
+    is_warmer = truth.image > box_mean(truth.image, side) + LEAST_WARMER
     hot: np.ndarray = is_warmer & (truth.levels > otsu_threshold(truth.histogram))
     return hot
 
@@ -110,33 +107,11 @@ def otsu_threshold(histogram: np.ndarray) -> int:
 
 
 def box_mean(values: np.ndarray, side: int) -> np.ndarray:
-    """Return the mean of the square of odd `side` around each pixel; borders are mirrored.
+    """Return the mean of the square of odd `side` around each pixel; borders are mirrored."""
+    from scipy.ndimage import uniform_filter
 
-    Args:
-        values: HW; `side` is at most twice each side of it.
-        side: Length in pixels.
-
-    Returns:
-        HW float64.
-    """
-    sums = _sliding_sum(_sliding_sum(values, side // 2, axis=0), side // 2, axis=1)
-    return sums / float(side * side)
-
-
-def _sliding_sum(values: np.ndarray, radius: int, axis: int) -> np.ndarray:
-    """Return the sums over `radius` pixels to both sides along an axis; borders are mirrored."""
-    kind = np.int64 if values.dtype.kind in "iu" else np.float64
-    length = values.shape[axis]
-    shape = [*values.shape]
-    shape[axis] += 2 * radius + 1
-    # Sums of all pixels before a place; in the mirrored image they go on on both sides.
-    before = np.zeros(shape, kind)
-    moved = np.moveaxis(before, axis, 0)
-    inside = moved[radius : radius + length + 1]
-    np.cumsum(np.moveaxis(values, axis, 0), axis=0, out=inside[1:], dtype=kind)
-    moved[:radius] = -inside[radius:0:-1]
-    moved[radius + length + 1 :] = 2 * inside[-1] - inside[-2 : -2 - radius : -1]
-    return np.moveaxis(moved[2 * radius + 1 :] - moved[: -2 * radius - 1], 0, axis)
+    means: np.ndarray = uniform_filter(values, side, mode="reflect")
+    return means
 
 
 def grown(mask: np.ndarray, radius: int) -> np.ndarray:
