@@ -13,6 +13,7 @@ from v2ir.errors import InputError, ModelError
 from v2ir.hub.contents import (
     DEFAULT_TOKENIZER,
     PARTS,
+    WORD_PIECE_TOKENIZER,
     Contents,
     PartName,
     ReadSettings,
@@ -22,6 +23,7 @@ from v2ir.model.card import Guidance, ModelCard
 from v2ir.model.conditions import ConditionName
 from v2ir.model.folder import Model
 from v2ir.model.networks import Architecture
+from v2ir.model.text import WORD_PIECES
 from v2ir.model.widening import widen_input
 
 _LOGGER = logging.getLogger(__name__)
@@ -52,7 +54,9 @@ def assemble(contents: Contents, settings: ReadSettings) -> Model:
     """
     contents.refuse(settings.allow)
     wanted = wanted_latents(contents, settings)
-    tokenizer = load_tokenizer(settings.tokenizer or contents.tokenizer or DEFAULT_TOKENIZER)
+    encoder = contents.architecture.text_encoder_class
+    default = WORD_PIECE_TOKENIZER if encoder in WORD_PIECES else DEFAULT_TOKENIZER
+    tokenizer = load_tokenizer(settings.tokenizer or contents.tokenizer or default)
     _check_vocabulary(tokenizer, contents.architecture)
     networks = {part: _fill(part, contents) for part in PARTS}
     unet = networks["unet"]
@@ -76,7 +80,8 @@ def wanted_latents(contents: Contents, settings: ReadSettings) -> int:
     """
     there, channels = contents.num_latents, contents.architecture.unet["out_channels"]
     if settings.channels is None:
-        return 3 if there == 1 and contents.card is None else there
+        widens = there == 1 and contents.card is None and not contents.is_infrared
+        return 3 if widens else there
     number, rest = divmod(settings.channels, channels)
     if rest or number not in CONDITIONS or number < there:
         possible = [str(count * channels) for count in CONDITIONS if count >= there]
@@ -136,7 +141,7 @@ def load_tokenizer(name: str | Path) -> Any:
             got=(str(error) or type(error).__name__).splitlines()[0],
             do="a checkpoint file carries no tokenizer: connect to the hub, or give a folder with "
             "CLIP's vocab.json and merges.txt (any Stable Diffusion 1.x folder has it in "
-            "tokenizer/) with --tokenizer FOLDER",
+            "tokenizer/), or for word pieces BERT's vocab.txt, with --tokenizer FOLDER",
         ) from error
 
 
@@ -162,6 +167,7 @@ def make_card(contents: Contents, settings: ReadSettings, latents: int) -> Model
             changes["conditions"] = CONDITIONS[latents]
         return contents.card.model_copy(update=changes)
     architecture = contents.architecture
+    infrared = _infrared_facts(architecture) if contents.is_infrared else {}
     return ModelCard(
         **{
             "name": Path(contents.source).stem,
@@ -176,12 +182,24 @@ def make_card(contents: Contents, settings: ReadSettings, latents: int) -> Model
             "resolution": 512,
             "multiple": 64,
             **_prompts(latents),
+            **infrared,
             **(ANNOTATORS if contents.num_latents == 3 else {}),
             "licence": "not stated in the checkpoint; ask its source",
             "data": _origin(contents, latents),
             **changes,
         }
     )
+
+
+def _infrared_facts(architecture: Architecture) -> dict[str, Any]:
+    """Return what TxT2IR's released code fixes: DDIM with 200 steps, and no guidance."""
+    halvings = len(architecture.unet["block_out_channels"]) - 1
+    return {
+        "guidance": Guidance(text=1.0),
+        "solver": "ddim",
+        "steps": 200,
+        "multiple": architecture.factor * 2**halvings,
+    }
 
 
 def _prompts(latents: int) -> dict[str, str]:
@@ -196,7 +214,8 @@ def _prompts(latents: int) -> dict[str, str]:
 
 def _origin(contents: Contents, latents: int) -> str:
     there = contents.num_latents
-    text = f"converted from {contents.source}: {KINDS[there]} in the {contents.layout} layout, "
+    kind = "TxT2IR" if contents.is_infrared and there == 1 else KINDS[there]
+    text = f"converted from {contents.source}: {kind} in the {contents.layout} layout, "
     text += f"{contents.weights} weights"
     if latents > there:
         text += f"; input widened from {there} to {latents} latents with zeros, not yet trained"

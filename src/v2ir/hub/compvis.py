@@ -1,8 +1,9 @@
-"""The layout of CompVis' latent diffusion: DiffV2IR, InstructPix2Pix, Stable Diffusion 1.x.
+"""The layout of CompVis' latent diffusion: DiffV2IR, InstructPix2Pix, Stable Diffusion, TxT2IR.
 
 One file holds the UNet below `model.diffusion_model.`, its running average below
-`model_ema.` with the dots removed, the autoencoder below `first_stage_model.`, CLIP's text
-encoder below `cond_stage_model.transformer.` and the noise schedule as buffers.
+`model_ema.` with the dots removed, the autoencoder below `first_stage_model.`, the text
+encoder below `cond_stage_model.transformer.` and the noise schedule as buffers. The text
+encoder is CLIP's, or latent diffusion's own for word pieces, as in TxT2IR.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from v2ir.model.networks import ARCHITECTURES, Architecture
 
 SUFFIXES = frozenset({".ckpt", ".safetensors"})
 _GROUPS = 32
+_TEXT_ENCODERS = frozenset({"CLIPTextModel", "LDMBertModel"})
 
 
 def read(path: Path, settings: ReadSettings) -> Contents:
@@ -119,7 +121,9 @@ def _noted(path: Path, notes: Mapping[str, Any]) -> tuple[ModelCard, Architectur
 
 def _infer(tensors: Mapping[str, Tensor], settings: ReadSettings, wrapped: bool) -> Architecture:
     scale = tensors.get("scale_factor")
+    pieces = keys.TEXT_PREFIX + keys.WORD_PIECE_MARK in tensors
     text = inference.Shapes(tensors, keys.TEXT_PREFIX + ("text_model." if wrapped else ""))
+    tell = inference.word_piece_config if pieces else inference.text_config
     autoencoder = inference.autoencoder_config(
         inference.Shapes(tensors, keys.AUTOENCODER_PREFIX),
         inference.LATENT_SCALE if scale is None else float(scale),
@@ -127,7 +131,8 @@ def _infer(tensors: Mapping[str, Tensor], settings: ReadSettings, wrapped: bool)
     return Architecture(
         unet=inference.unet_config(inference.Shapes(tensors, keys.UNET_PREFIX), settings.heads),
         autoencoder=autoencoder,
-        text_encoder=inference.text_config(text, settings.text_heads),
+        text_encoder_class="LDMBertModel" if pieces else "CLIPTextModel",
+        text_encoder=tell(text, settings.text_heads),
         scheduler=inference.schedule_config(tensors, ARCHITECTURES["sd15"].scheduler),
         factor=2 ** (len(autoencoder["block_out_channels"]) - 1),
     )
@@ -144,9 +149,12 @@ def naming(
         averaged: Whether the UNet's average is meant.
         wrapped: Whether the text encoder's names begin with `text_model.` there.
     """
-    if part == "text_encoder":
+    if part == "text_encoder" and architecture.text_encoder_class == "CLIPTextModel":
         return lambda key: keys.TEXT_PREFIX + keys.text_name(key, wrapped=wrapped)
-    if part == "unet":
+    if part == "text_encoder":
+        layers = architecture.text_encoder["encoder_layers"]
+        table, prefix = keys.word_piece_modules(layers), keys.TEXT_PREFIX
+    elif part == "unet":
         table, prefix = keys.unet_modules(architecture.unet), keys.UNET_PREFIX
     else:
         table, prefix = keys.autoencoder_modules(architecture.autoencoder), keys.AUTOENCODER_PREFIX
@@ -232,6 +240,7 @@ def architecture_of(model: Model) -> Architecture:
         autoencoder_class=type(model.autoencoder).__name__,
         autoencoder=plain_config(model.autoencoder.config),
         unet=plain_config(model.unet.config),
+        text_encoder_class=type(model.text_encoder).__name__,
         text_encoder=plain_config(model.text_encoder.config.to_diff_dict()),
         scheduler=plain_config(model.scheduler.config),
         factor=model.card.factor,
@@ -250,7 +259,9 @@ def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_writable(model: Model, architecture: Architecture) -> None:
     """Refuse what CompVis' code fixes otherwise, or has no names for."""
+    encoder = architecture.text_encoder_class
     facts = {
+        "text encoder": (encoder, encoder if encoder in _TEXT_ENCODERS else "LDMBertModel"),
         "autoencoder": (architecture.autoencoder_class, "AutoencoderKL"),
         "groups of the UNet's normalisation": (
             architecture.unet.get("norm_num_groups", _GROUPS),
@@ -285,11 +296,12 @@ def _foreign_tensors(model: Model, architecture: Architecture) -> dict[str, Tens
                 )
             pointwise = part == "autoencoder" and keys.is_pointwise(key)
             tensors[name] = (tensor[:, :, None, None] if pointwise else tensor).detach()
-    length = model.text_encoder.config.max_position_embeddings
-    positions = f"{keys.TEXT_PREFIX}text_model.embeddings.position_ids"
-    return {**schedule_buffers(model.schedule.alphas_cumprod), **tensors} | {
-        positions: torch.arange(length)[None]
-    }
+    tensors = {**schedule_buffers(model.schedule.alphas_cumprod), **tensors}
+    if architecture.text_encoder_class == "CLIPTextModel":
+        length = model.text_encoder.config.max_position_embeddings
+        positions = f"{keys.TEXT_PREFIX}text_model.embeddings.position_ids"
+        tensors[positions] = torch.arange(length)[None]
+    return tensors
 
 
 def schedule_buffers(kept: Tensor) -> dict[str, Tensor]:

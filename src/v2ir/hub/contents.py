@@ -14,11 +14,13 @@ from torch import Tensor
 from v2ir.errors import ModelError
 from v2ir.model.card import ModelCard
 from v2ir.model.networks import Architecture
+from v2ir.model.text import TEXT_ENCODERS, text_encoder_class
 
 PartName = Literal["unet", "autoencoder", "text_encoder"]
 PARTS: tuple[PartName, ...] = ("unet", "autoencoder", "text_encoder")
 Weights = Literal["averaged", "plain"]
 DEFAULT_TOKENIZER = "openai/clip-vit-large-patch14"
+WORD_PIECE_TOKENIZER = "google-bert/bert-base-uncased"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +120,11 @@ class Contents:
             )
         return number
 
+    @property
+    def is_infrared(self) -> bool:
+        """Whether the autoencoder knows one channel alone, as TxT2IR's does."""
+        return bool(self.architecture.autoencoder.get("in_channels") == 1)
+
     def refuse(self, allow: Sequence[str]) -> None:
         """Refuse a checkpoint with keys that do not fit and are not allowed by name.
 
@@ -138,12 +145,14 @@ def make_network(part: PartName, architecture: Architecture) -> Any:
     from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
 
     if part == "unet":
         return UNet2DConditionModel.from_config(architecture.unet)
     if part == "text_encoder":
-        return CLIPTextModel(CLIPTextConfig(**architecture.text_encoder))
+        name = architecture.text_encoder_class
+        encoder = text_encoder_class(name)
+        config = encoder.config_class(**architecture.text_encoder)
+        return encoder(config, **TEXT_ENCODERS[name])
     kinds = {"AutoencoderKL": AutoencoderKL, "AutoencoderDC": AutoencoderDC}
     if architecture.autoencoder_class not in kinds:
         raise ModelError(

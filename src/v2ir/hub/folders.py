@@ -27,6 +27,7 @@ from v2ir.hub.contents import (
 from v2ir.model.card import ModelCard
 from v2ir.model.folder import CARD_NAME, Model
 from v2ir.model.networks import Architecture
+from v2ir.model.text import TEXT_ENCODERS
 
 INDEX_NAME = "model_index.json"
 _FOLDERS: dict[PartName, str] = {
@@ -57,6 +58,7 @@ def read(path: Path, settings: ReadSettings) -> Contents:
         autoencoder_class=configs["autoencoder"].get("_class_name", "AutoencoderKL"),
         autoencoder=plain_config(configs["autoencoder"]),
         unet=plain_config(configs["unet"]),
+        text_encoder_class=_text_encoder_class(path),
         text_encoder=plain_config(configs["text_encoder"]),
         scheduler=plain_config(read_json(path / "scheduler" / "scheduler_config.json")),
         factor=_factor(configs["autoencoder"]),
@@ -67,7 +69,9 @@ def read(path: Path, settings: ReadSettings) -> Contents:
     passed_over = 0
     for part in PARTS:
         wanted = expected_shapes(part, architecture)
-        found[part], wrong, passed = _read_part(path / _FOLDERS[part], part, wanted)
+        tensors = _weights(path / _FOLDERS[part])
+        name_of = _naming(part, tensors, architecture)
+        found[part], wrong, passed = _fit(wanted, tensors, name_of, _FOLDERS[part])
         gaps[part] = frozenset(wanted) - set(found[part])
         problems += wrong
         passed_over += passed
@@ -109,6 +113,17 @@ def _config(path: Path, part: PartName) -> dict[str, Any]:
     return config
 
 
+def _text_encoder_class(path: Path) -> str:
+    kind = str(read_json(path / INDEX_NAME)["text_encoder"][1])
+    if kind not in TEXT_ENCODERS:
+        raise ModelError(
+            f"the text_encoder of {path} cannot be read",
+            got=kind,
+            do=f"wanted one of {', '.join(TEXT_ENCODERS)}",
+        )
+    return kind
+
+
 def _factor(config: Mapping[str, Any]) -> int:
     widths = config.get("block_out_channels") or config.get("encoder_block_out_channels") or ()
     return 2 ** (len(widths) - 1) if widths else 8
@@ -123,20 +138,24 @@ def _card(path: Path) -> ModelCard | None:
         raise ModelError(f"{path / CARD_NAME} is not valid", got=str(error)) from error
 
 
-def _read_part(
-    folder: Path, part: PartName, wanted: Mapping[str, tuple[int, ...]]
+def _fit(
+    wanted: Mapping[str, tuple[int, ...]],
+    tensors: Mapping[str, Tensor],
+    name_of: Callable[[str], str | None],
+    folder: str,
 ) -> tuple[dict[str, Tensor], list[Problem], int]:
-    tensors = _weights(folder)
-    found, problems, used = gather(wanted, tensors, _naming(part, tensors))
+    found, problems, used = gather(wanted, tensors, name_of)
     buffers = {key for key in tensors if key.endswith("position_ids")}
     problems += unexpected(tensors, used | buffers)
-    named = [Problem(p.kind, f"{folder.name}/{p.key}", p.detail) for p in problems]
+    named = [Problem(p.kind, f"{folder}/{p.key}", p.detail) for p in problems]
     return found, named, len(buffers)
 
 
-def _naming(part: PartName, tensors: Mapping[str, Tensor]) -> Callable[[str], str | None]:
+def _naming(
+    part: PartName, tensors: Mapping[str, Tensor], architecture: Architecture
+) -> Callable[[str], str | None]:
     """Return the function that gives the folder's name of a tensor, old ones included."""
-    if part == "text_encoder":
+    if part == "text_encoder" and architecture.text_encoder_class == "CLIPTextModel":
         wrapped = keys.is_wrapped(tensors)
         return lambda key: keys.text_name(key, wrapped=wrapped)
 

@@ -200,6 +200,39 @@ def text_config(shapes: Shapes, heads: int | None) -> dict[str, Any]:
     }
 
 
+def word_piece_config(shapes: Shapes, heads: int | None) -> dict[str, Any]:
+    """Return diffusers' configuration of latent diffusion's own text encoder.
+
+    Args:
+        shapes: Shapes below the encoder's prefix.
+        heads: Number of attention heads; None takes heads of 64 channels, its default.
+
+    Raises:
+        ModelError: If tensors that show the sizes are missing, or cannot be split into heads.
+    """
+    inner = shapes.size("attn_layers.layers.0.1.to_q.weight")
+    number = heads or max(1, inner // CLIP_HEAD_WIDTH)
+    if inner % number:
+        raise ModelError(
+            "the text encoder's attention cannot be split into heads",
+            got=f"{inner} channels for {number} heads",
+            do="give the number of heads with --text-heads",
+        )
+    layers = shapes.numbers(r"attn_layers\.layers\.(\d+)\.")
+    return {
+        "vocab_size": shapes.size("token_emb.weight"),
+        "d_model": shapes.size("token_emb.weight", 1),
+        "encoder_ffn_dim": shapes.size("attn_layers.layers.1.1.net.0.0.weight"),
+        "encoder_layers": (layers[-1] + 1) // 2,
+        "encoder_attention_heads": number,
+        "head_dim": inner // number,
+        "max_position_embeddings": shapes.size("pos_emb.emb.weight"),
+        # The published code trains without; and dropout would draw from the global generator.
+        "dropout": 0.0,
+        "pad_token_id": 0,
+    }
+
+
 def schedule_config(tensors: Mapping[str, Tensor], published: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration of the noise schedule that the checkpoint's buffers show.
 

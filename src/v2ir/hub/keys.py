@@ -215,6 +215,41 @@ def text_name(key: str, *, wrapped: bool) -> str:
     return f"text_model.{bare}" if wrapped else bare
 
 
+_WORD_PIECE_OUTER = {
+    "model.embed_tokens": "token_emb",
+    "model.embed_positions": "pos_emb.emb",
+    "model.layer_norm": "norm",
+    "to_logits": "to_logits",
+}
+# The layers there are a flat list, attention and feed-forward in turn; each is its norm (0)
+# and its block (1).
+_WORD_PIECE_LAYER = {
+    "self_attn_layer_norm": (0, "0"),
+    "self_attn.q_proj": (0, "1.to_q"),
+    "self_attn.k_proj": (0, "1.to_k"),
+    "self_attn.v_proj": (0, "1.to_v"),
+    "self_attn.out_proj": (0, "1.to_out"),
+    "final_layer_norm": (1, "0"),
+    "fc1": (1, "1.net.0.0"),
+    "fc2": (1, "1.net.2"),
+}
+WORD_PIECE_MARK = "token_emb.weight"
+"""A tensor by which latent diffusion's own text encoder is known from CLIP's."""
+
+
+def word_piece_modules(layers: int) -> dict[str, str]:
+    """Return the table of latent diffusion's own text encoder, `LDMBertModel` of diffusers.
+
+    Source: Rombach et al. 2022, released code: x_transformer.py; TxT2IR's code uses it.
+    """
+    table = dict(_WORD_PIECE_OUTER)
+    for layer in range(layers):
+        for ours, (half, theirs) in _WORD_PIECE_LAYER.items():
+            there = f"attn_layers.layers.{2 * layer + half}.{theirs}"
+            table[f"model.layers.{layer}.{ours}"] = there
+    return table
+
+
 def is_wrapped(keys: Iterable[str]) -> bool:
     """Whether the keys of a CLIP text encoder carry the wrapper `text_model.`."""
     return any(key.startswith("text_model.") for key in keys)
