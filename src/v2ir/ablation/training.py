@@ -86,6 +86,9 @@ def shared_recipe(trial: Trial) -> Recipe:
 def fresh_beside(trial: Trial, found: Model) -> Model:
     """Return random weights of a trial's own seed beside the autoencoder of a model.
 
+    What else was made with the autoencoder comes along: the image encoder's projection and
+    the decomposition network.
+
     Raises:
         ModelError: If the autoencoder is of another kind than the recipe's.
     """
@@ -95,20 +98,28 @@ def fresh_beside(trial: Trial, found: Model) -> Model:
     whole = recipe.model_copy(update={"stages": (*trial.before, *recipe.stages)})
     scenes = training_scenes(trial.settings.data_dir)
     fresh = model_before(whole.stages[0], whole, scenes, None)
-    facts = [(m.card.channels, m.card.factor, type(m.autoencoder)) for m in (fresh, found)]
+    facts = [_facts(model) for model in (fresh, found)]
     if facts[0] != facts[1]:
         raise ModelError(
             f"the autoencoder of {found.card.name} does not fit the recipe {recipe.name}",
-            got=f"channels, factor and kind {facts[1]}, not {facts[0]}",
+            got=f"{facts[1]}, not {facts[0]}",
             do="give a model of the recipe's architecture, or leave --autoencoder out",
         )
     moments = {name: getattr(found.card, name) for name in ("latent_mean", "latent_std")}
     return dataclasses.replace(
         fresh,
         autoencoder=found.autoencoder,
+        image_encoder=found.image_encoder,
         decomposition=found.decomposition,
         card=fresh.card.model_copy(update=moments),
     )
+
+
+def _facts(model: Model) -> str:
+    card = model.card
+    encoder = "an image encoder" if model.image_encoder is not None else "no image encoder"
+    kind = type(model.autoencoder).__name__
+    return f"{kind} of {card.channels} channels and factor {card.factor}, {encoder}"
 
 
 def _tidy(run: Run, recipe: Recipe) -> None:
