@@ -229,7 +229,9 @@ class Denoising:
     def _prompt(self, item: TrainingScene, generator: np.random.Generator) -> str:
         if self.stage.prompt is not None:
             return self.stage.prompt
-        if "text" not in self.stage.conditions or not item.captions:
+        if "text" not in self.stage.conditions:
+            return ""  # the null condition, as in every other condition that is not given
+        if not item.captions:
             return self.model.card.prompt(None)
         return self.model.card.prompt(item.captions[int(generator.integers(len(item.captions)))])
 
