@@ -11,6 +11,7 @@ from v2ir import __version__
 from v2ir.cli import (
     ablate,
     annotate,
+    bench,
     check,
     convert,
     demo,
@@ -41,6 +42,7 @@ VERBS = (
     ablate,
     convert,
     models,
+    bench,
     demo,
 )
 for verb in VERBS:

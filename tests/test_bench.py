@@ -1,0 +1,454 @@
+"""The bench: what it says follows from its clocks, and the reference is the published one."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from v2ir.bench import PARTS, BenchSettings, Clock, Journal, Meter, Sample, Section, Workbench
+from v2ir.bench.floor import count_arithmetic, kind_of, matrix_rate
+from v2ir.bench.machine import machine_facts, peak_memory, reset_peak
+from v2ir.bench.pictures import draw_street, write_photographs
+from v2ir.bench.pix2pix import contest, pipeline_architecture, save_pipeline_model
+from v2ir.bench.reference import GUIDANCE, PublishedProcedure, combine
+from v2ir.bench.speeds import count_evaluations
+from v2ir.bench.stages import STAGES, StageClock
+from v2ir.bench.timing import Task, at_steps, interleave, median_seconds, paired_ratio
+from v2ir.cli import app
+from v2ir.cli.bench import show
+from v2ir.errors import InputError, RunError, UnknownNameError
+from v2ir.files import read_json
+from v2ir.model import Guidance, Model, architecture, build_model, load_model
+from v2ir.model.card import SpeedChoice
+from v2ir.sampling import TranslateSettings, Translator, translate
+from v2ir.sampling.annotators import Annotators
+
+
+class FakeClock(Clock):
+    """Time passes only where a test says so; processor time runs at half its pace."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def wall(self) -> float:
+        return self.now
+
+    def processor(self) -> float:
+        return self.now / 2
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = build_model(
+        architecture("tiny"),
+        name="tiny",
+        styles=("north",),
+        resolution=64,
+        multiple=16,
+        captioner="statistics",
+        segmenter="regions",
+        speeds={
+            "fast": SpeedChoice(solver="mean", steps=2),
+            "one-step": SpeedChoice(solver="mean", steps=1),
+        },
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    model.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> Model:
+    return load_model(tiny_folder)
+
+
+@pytest.fixture
+def bench(tiny_folder: Path, tmp_path: Path) -> Workbench:
+    settings = BenchSettings(
+        model=str(tiny_folder),
+        size=64,
+        images=2,
+        repeats=1,
+        reference_steps=1,
+        sizes=(64,),
+        speeds=("one-step",),
+    )
+    journal = Journal(tmp_path / "report", settings.deciding(), {"processor": "drawn"})
+    return Workbench(settings, journal, Meter(Clock()), tmp_path / "work")
+
+
+def seconds(*wall: float, images: int = 1) -> list[Sample]:
+    return [Sample(value, value / 2, images) for value in wall]
+
+
+# ---- arithmetic ---------------------------------------------------------------------
+
+
+def test_ratios_are_medians_over_rounds_of_seconds_an_image():
+    slow, fast = seconds(10, 12, 30), seconds(8, 4, 4, images=4)
+    assert median_seconds(fast) == 1
+    assert paired_ratio(slow, fast) == 12  # of 5, 12 and 30
+    assert paired_ratio(slow, fast, "processor") == 12
+    assert paired_ratio(slow, []) is None
+    assert paired_ratio(slow[:1], fast) == 5  # only rounds with both
+
+
+def test_scaled_steps_lie_on_the_line_through_both_points():
+    # 3 s whatever the steps, and 0.5 s a step
+    (scaled,) = at_steps(seconds(3 + 5), seconds(3 + 10), 10, 100)
+    assert scaled.wall == pytest.approx(3 + 50)
+    assert scaled.processor == pytest.approx((3 + 50) / 2)
+
+
+def test_rounds_take_turns_and_start_with_another_task_each():
+    clock, order = FakeClock(), []
+
+    def work(name: str, duration: float):
+        def run() -> None:
+            order.append(name)
+            clock.now += duration
+
+        return run
+
+    tasks = [Task(name, work(name, cost), 2) for name, cost in (("a", 6.0), ("b", 1.0))]
+    tasks[1] = dataclasses.replace(tasks[1], warm_up=work("warm", 9), before=work("before", 9))
+    told = []
+    journal = Journal(None, {}, {})
+    interleave(tasks, 3, journal, Meter(clock), progress=lambda *now: told.append(now))
+    assert order == [*("a", "warm", "before", "b"), *("before", "b", "a"), *("a", "before", "b")]
+    assert [sample.wall for sample in journal.samples("a")] == [6, 6, 6]
+    assert [sample.processor for sample in journal.samples("b")] == [0.5, 0.5, 0.5]
+    assert paired_ratio(journal.samples("a"), journal.samples("b")) == 6
+    assert told == [(done, 6) for done in range(1, 7)]
+
+
+def test_no_further_round_begins_when_time_is_over():
+    clock, journal = FakeClock(), Journal(None, {}, {})
+    asked = []
+
+    def enough(spent: float) -> bool:
+        asked.append(spent)
+        return len(asked) == 2
+
+    def run() -> None:
+        clock.now += 3
+
+    interleave([Task("a", run)], 9, journal, Meter(clock), enough)
+    assert len(journal.samples("a")) == 2
+    assert asked == [3, 3]
+
+
+def test_the_time_of_a_stage_within_another_counts_once():
+    clock = FakeClock()
+    stages = StageClock(Meter(clock))
+    with stages.stage("denoise"):
+        clock.now += 5
+        with stages.stage("encode"):
+            clock.now += 2
+        clock.now += 1
+    assert stages.seconds == {"denoise": 6, "encode": 2}
+
+
+# ---- the report ---------------------------------------------------------------------
+
+
+def test_an_interruption_loses_no_sample_and_the_same_bench_goes_on(tmp_path):
+    calls = itertools.count()
+
+    def run() -> None:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+
+    tasks = [Task("a", run), Task("b", run)]
+    with pytest.raises(KeyboardInterrupt):
+        interleave(tasks, 2, Journal(tmp_path, {"size": 1}, {}), Meter(Clock()))
+    assert {k: len(v) for k, v in read_json(tmp_path / "bench.json")["samples"].items()} == {
+        "a": 1,
+        "b": 2,
+    }
+    journal = Journal(tmp_path, {"size": 1}, {})
+    interleave(tasks, 2, journal, Meter(Clock()))
+    assert next(calls) == 5  # only the missing one ran
+    assert (len(journal.samples("a")), len(journal.samples("b"))) == (2, 2)
+    before = (tmp_path / "bench.json").stat().st_mtime_ns
+    again = Journal(tmp_path, {"size": 1}, {})
+    interleave(tasks, 2, again, Meter(Clock()))
+    assert not again.changed
+    assert (tmp_path / "bench.json").stat().st_mtime_ns == before
+
+
+def test_a_report_of_other_settings_or_another_machine_is_not_mixed_in(tmp_path):
+    Journal(tmp_path, {"size": 1}, {"cores": 2}).add("a", Sample(1.0, 1.0))
+    with pytest.raises(RunError, match="size 1 instead of 2"):
+        Journal(tmp_path, {"size": 2}, {"cores": 2})
+    with pytest.raises(RunError, match="machine"):
+        Journal(tmp_path, {"size": 1}, {"cores": 4})
+    assert Journal(tmp_path, {"size": 2}, {"cores": 4}, again=True).samples("a") == []
+
+
+def test_sections_come_back_as_they_were(tmp_path):
+    section = Section("floor", "a table", ("what", "s"), (("x", 1.5), ("y", None)), ("a note",))
+    Journal(tmp_path, {}, {}).put(section)
+    assert Journal(tmp_path, {}, {}).sections == [section]
+    stored = read_json(tmp_path / "bench.json")["sections"]["floor"]
+    assert stored["rows"] == [{"what": "x", "s": 1.5}, {"what": "y", "s": None}]
+
+
+# ---- the reference ------------------------------------------------------------------
+
+
+def test_the_reference_combines_as_released():
+    rng = torch.Generator().manual_seed(0)
+    none, mapped, seen, told = torch.randn(4, 1, 2, 3, 3, generator=rng)
+    expected = -0.5 * none + 0.0 * mapped + (1.5 - 7.5) * seen + 7.5 * told
+    torch.testing.assert_close(combine(none, mapped, seen, told), expected)
+
+
+def test_the_reference_and_the_speeds_that_claim_it_make_the_same_picture(tiny, tmp_path):
+    (path,) = write_photographs(tmp_path / "photos", 1, 72)
+    sources = Annotators(captioner=_statistics(), segmenter=_regions())
+    reference = PublishedProcedure(tiny, sources.captioner, sources.segmenter, 64, steps=5)
+    reference([path], tmp_path / "reference")
+    expected = np.asarray(Image.open(tmp_path / "reference" / "street_00000.png")).astype(int)
+    assert expected.shape == (72, 72)
+    assert expected.std() > 1
+    for speed in ("reference", "exact"):
+        settings = TranslateSettings(speed=speed, steps=5, guidance=GUIDANCE, resolution=64)
+        translate(tmp_path / "photos", tmp_path / speed, Translator(tiny, settings), sources)
+        made = np.asarray(Image.open(tmp_path / speed / "street_00000.png")).astype(int)
+        assert abs(made - expected).max() <= 1, speed
+
+
+def test_the_reference_needs_all_three_conditions():
+    model = build_model(
+        architecture("tiny"), name="blind", conditions=("text", "visible"), multiple=16
+    )
+    with pytest.raises(InputError, match="segmentation"):
+        PublishedProcedure(model, None, None, 64)
+
+
+def _statistics():
+    from v2ir.annotation import make_captioner
+
+    return make_captioner("statistics")
+
+
+def _regions():
+    from v2ir.annotation import make_segmenter
+
+    return make_segmenter("regions")
+
+
+@pytest.mark.parametrize(
+    ("speed", "guidance", "expected"),
+    [
+        ("reference", GUIDANCE, 400),
+        ("exact", GUIDANCE, 300),
+        ("exact", Guidance(text=1, visible=1, segmentation=1), 100),
+        ("exact", Guidance(text=7.5, visible=1.5, segmentation=2), 400),
+        ("one-step", Guidance(text=1, visible=1, segmentation=1), 1),
+    ],
+)
+def test_evaluations_are_counted(tiny, speed, guidance, expected):
+    translator = Translator(tiny, TranslateSettings(speed=speed, guidance=guidance))
+    assert count_evaluations(translator) == expected
+
+
+# ---- against diffusers --------------------------------------------------------------
+
+
+def test_diffusers_pipeline_and_ours_make_the_same_picture_of_one_folder(tmp_path, monkeypatch):
+    """The contest is fair: at equal noise both sides compute the same."""
+    from v2ir.sampling import solvers, translator
+
+    sizes = pipeline_architecture(full_size=False)
+    unet = {**architecture("tiny").unet, "in_channels": 8, "out_channels": 4}
+    text = {**architecture("tiny").text_encoder, "vocab_size": 1000}
+    sizes = sizes.model_copy(update={"unet": unet, "text_encoder": text})
+    sides = contest(save_pipeline_model(tmp_path / "m", sizes), 4, 64, 2)
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    for decoder in (sides.translator.model.autoencoder.decoder, sides.pipeline.vae.decoder):
+        decoder.conv_out.weight.data.mul_(0.2)  # no value is clipped, in neither order
+    # A solver without chance, so that only the first noise must be equal.
+    monkeypatch.setattr(translator, "draw_noise", lambda *_: noise)
+    sides.translator.solver = "euler"
+    config = sides.translator.model.scheduler.config
+    sides.pipeline.scheduler = solvers.make_scheduler("euler", config)
+    pictures = [draw_street(seed, 64, 64)[0] for seed in range(2)]
+    mine, theirs = sides.ours(pictures), sides.theirs(pictures, latents=noise.clone())
+    for one, other in zip(mine, theirs, strict=True):
+        assert one.std() > 0.001
+        assert abs(one - other).max() < 1 / 255
+
+
+# ---- the floor ----------------------------------------------------------------------
+
+
+def test_the_multiply_adds_of_a_convolution_and_an_attention_are_exact():
+    class Network(torch.nn.Module):
+        """One convolution, one product of matrices and one attention of known size."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = torch.nn.Conv2d(8, 4, 3, padding=1, bias=False)
+            self.linear = torch.nn.Linear(4, 4, bias=False)
+            self.config = type("Config", (), {"in_channels": 8, "num_class_embeds": None})
+
+        def forward(self, sample, timestep, encoder_hidden_states, class_labels):
+            pixels = self.linear(self.convolution(sample).flatten(2).transpose(1, 2))[:, None]
+            return torch.nn.functional.scaled_dot_product_attention(pixels, pixels, pixels)
+
+    class Card:
+        factor, text_length = 8, 2
+
+    class Text:
+        config = type("Config", (), {"hidden_size": 4})
+
+    class Fake:
+        unet, card, text_encoder = Network(), Card(), Text()
+        device, dtype = torch.device("cpu"), torch.float32
+
+    found = count_arithmetic(Fake(), 64)  # 8 x 8 = 64 latent pixels
+    assert found.products["convolution"] == 64 * 8 * 4 * 9
+    assert found.products["matrix product"] == 64 * 4 * 4
+    assert found.products["attention"] == 2 * 64 * 64 * 4
+    assert found.total == sum(found.products.values())
+
+
+@pytest.mark.parametrize(
+    ("operator", "kind"),
+    [
+        ("aten::mkldnn_convolution", "convolution"),
+        ("aten.convolution", "convolution"),
+        ("aten::addmm", "matrix product"),
+        ("aten::add", "sums and products"),
+        ("aten::mul", "sums and products"),
+        ("aten::_scaled_dot_product_flash_attention_for_cpu", "attention"),
+        ("aten::native_group_norm", "normalisation"),
+        ("aten::silu", "activation"),
+        ("aten::view", "other"),
+    ],
+)
+def test_operators_are_of_one_kind(operator, kind):
+    assert kind_of(operator) == kind
+
+
+def test_the_matrix_rate_is_products_by_seconds():
+    class Steady(FakeClock):
+        def wall(self) -> float:
+            self.now += 0.25
+            return self.now
+
+    assert matrix_rate(Meter(Steady()), torch.float32, 16) == 16**3 / 0.25
+
+
+# ---- memory -------------------------------------------------------------------------
+
+
+def test_the_peak_is_of_the_run_and_not_of_the_past():
+    if not reset_peak():
+        pytest.skip("this system cannot reset the peak")
+    before = peak_memory()
+    large = Meter(Clock())(lambda: np.ones(48 * 2**20, np.uint8).sum())
+    small = Meter(Clock())(lambda: None)
+    assert large.peak - before > 40 * 2**20
+    assert large.peak - small.peak > 40 * 2**20
+
+
+# ---- the parts and the verb ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(set(PARTS) - {"scaling", "instruct-pix2pix"}))
+def test_every_part_gives_tables_and_measures_nothing_twice(bench, name, monkeypatch):
+    sections = PARTS[name](bench, lambda *_: None)
+    for section in sections:
+        assert section.rows and section.title
+        assert all(len(row) == len(section.columns) for row in section.rows)
+        json.dumps(section.to_json())
+    monkeypatch.setattr(bench.meter, "device", "no such device")  # whoever measures now fails
+    assert PARTS[name](bench, lambda *_: None) == sections
+
+
+def test_the_speeds_table_is_of_its_samples(bench):
+    (section,) = PARTS["speeds"](bench, lambda *_: None)
+    rows = {row["speed"]: row for row in section.to_json()["rows"]}
+    assert list(rows) == ["reference", "one-step"]
+    assert rows["reference"]["ratio"] == rows["reference"]["CPU ratio"] == 1
+    assert (rows["reference"]["evaluations"], rows["one-step"]["evaluations"]) == (400, 3)
+    few, more = (bench.journal.samples(f"speeds/reference, {n} steps")[0] for n in (1, 2))
+    reference = more.wall + 98 * (more.wall - few.wall)
+    (one,) = bench.journal.samples("speeds/one-step")
+    assert one.images == rows["one-step"]["images"] == 2
+    assert rows["reference"]["s/image"] == pytest.approx(reference)
+    assert rows["one-step"]["ratio"] == pytest.approx(reference / (one.wall / 2))
+    assert any(note.startswith("SCALED") for note in section.notes)
+
+
+def test_stages_cover_the_work(bench):
+    (section,) = PARTS["stages"](bench, lambda *_: None)
+    column = {row[0]: row[1] for row in section.rows}
+    assert set(column) == {*STAGES, "all"}
+    assert all(column[stage] > 0 for stage in STAGES)
+    assert column["all"] == pytest.approx(sum(column[stage] for stage in STAGES))
+
+
+def test_settings_are_checked():
+    with pytest.raises(UnknownNameError, match="one-step"):
+        BenchSettings(speeds=("one-stepp",))
+    with pytest.raises(InputError, match="positive"):
+        BenchSettings(repeats=0)
+    with pytest.raises(InputError, match="64 px"):
+        BenchSettings(size=32)
+
+
+def test_the_verb_measures_once_and_keeps(tiny_folder, tmp_path):
+    report = tmp_path / "report"
+    call = ["bench", "--model", str(tiny_folder), "--size", "64", "--speed", "one-step"]
+    call += ["--reference-steps", "1", "--repeats", "2", "--images", "2", "--device", "cpu"]
+    call += ["--report", str(report)]
+    runner = CliRunner()
+    dry = runner.invoke(app, [*call, "--dry-run"])
+    assert dry.exit_code == 0 and not report.exists()
+    assert "would measure speeds of one-step" in dry.output
+    first = runner.invoke(app, call)
+    assert first.exit_code == 0, first.output
+    assert "one-step" in first.output and "SCALED" in first.output
+    found = read_json(report / "bench.json")
+    assert found["settings"]["size"] == 64
+    assert found["machine"] == machine_facts("cpu")
+    assert len(found["samples"]["speeds/one-step"]) == 2
+    assert found["sections"]["speeds"]["rows"][1]["ratio"] > 0
+    stamp = (report / "bench.json").stat().st_mtime_ns
+    second = runner.invoke(app, call)
+    assert second.exit_code == 0 and "kept as measured" in second.output
+    assert (report / "bench.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--speed", "exactly"],
+        ["--against", "pix2pixhd"],
+        ["--batch", "two"],
+        ["--model", "nowhere", "--speed", "exact"],
+        ["--device", "toaster"],
+    ],
+)
+def test_wrong_use_is_refused(wrong, tmp_path):
+    done = CliRunner().invoke(app, ["bench", "--report", str(tmp_path / "r"), *wrong])
+    assert isinstance(done.exception, InputError | UnknownNameError)
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"), [(None, "-"), (3, "3"), (0.01234, "0.0123"), (1234.5, "1234"), ("x", "x")]
+)
+def test_cells_are_short(cell, text):
+    assert show(cell) == text
