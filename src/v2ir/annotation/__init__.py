@@ -24,6 +24,7 @@ from v2ir.annotation.store import AnnotationStore
 from v2ir.annotation.structure import SceneDescription, SceneObject, parse_description, render
 from v2ir.annotation.thermal import THERMAL_MASKS, OtsuMasker, ThermalMasker, make_masker
 from v2ir.annotation.thermal_files import read_thermal_mask
+from v2ir.annotation.thermal_own import import_masks
 from v2ir.annotators import Captioner, Segmenter
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "check_annotations",
     "export",
     "import_captions",
+    "import_masks",
     "import_segmentations",
     "make_captioner",
     "make_masker",

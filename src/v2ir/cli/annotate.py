@@ -48,6 +48,9 @@ def command(
     segmentations: Path | None = typer.Option(
         None, help="Take your maps: folder of NAME.png, or of SAM's folders NAME/0.png, ..."
     ),
+    thermal_masks: Path | None = typer.Option(
+        None, help="Take your thermal masks: folder of NAME.png or NAME_mask.jpg."
+    ),
     export: str | None = typer.Option(
         None, metavar="LAYOUT", help="Then write maps (diffv2ir) or captions (txt2ir) as they do."
     ),
@@ -58,8 +61,8 @@ def command(
     force: bool = typer.Option(
         False,
         "--force",
-        help="Make everything again, your own included; with --captions or --segmentations, "
-        "take these in place of your own that are there.",
+        help="Make everything again, your own included; with --captions, --segmentations or "
+        "--thermal-masks, take these in place of your own that are there.",
     ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Say what would be made; write nothing."),
 ) -> None:
@@ -73,13 +76,16 @@ def command(
     Example: v2ir annotate data --captioner blip-base --segmenter sam-base --device cuda
 
     Example: v2ir annotate data --thermal-mask percentile,percent=90,softness=0.1
+
+    Example: v2ir annotate data --thermal-masks TxT2IR/train/mask
     """
     _check_options(export, into, bool(rendering) and segmentations is None, segmenter)
     words = with_options(captioner, sampling=sampling, number=number, style=style)
     maps = with_options(segmenter, rendering=rendering if segmenter_draws(segmenter) else None)
     failures = _take_own(data, captions, segmentations, rendering, force, dry_run)
+    failures += _take_masks(data, thermal_masks, force, dry_run)
     # What was just taken must not be made again in the same breath.
-    anew = force and captions is None and segmentations is None
+    anew = force and captions is None and segmentations is None and thermal_masks is None
     # Cheap, and so first: a method that does not exist is told before hours of captioning.
     failures += _make_masks(data, thermal_mask, anew, dry_run)
     failures += _make(data, words, maps, batch_size, device, cluster, anew, dry_run)
@@ -144,6 +150,19 @@ def _take_own(
         _show_taken("maps", segmentations, taken, dry_run)
         failures += taken.failures
     return failures
+
+
+def _take_masks(
+    data: Path, source: Path | None, force: bool, dry_run: bool
+) -> list[tuple[str, str]]:
+    from v2ir.annotation import import_masks
+
+    if source is None:
+        return []
+    with progress_bar("thermal masks") as progress:
+        taken = import_masks(data, source, force=force, dry_run=dry_run, progress=progress)
+    _show_taken("thermal masks", source, taken, dry_run)
+    return list(taken.failures)
 
 
 def _show_taken(what: str, source: Path, report: ImportReport, dry_run: bool) -> None:

@@ -25,7 +25,7 @@ def command(
     skip: list[str] = typer.Option(
         [],
         help="A check to leave out; repeatable: unreadable, stale, sizes, leakage, duplicates, "
-        "alignment (the slowest), one-sided, blank, maps, annotations.",
+        "alignment (the slowest), one-sided, blank, maps, masks, annotations.",
     ),
     show_all: bool = typer.Option(False, "--all", help="List every finding of a kind."),
     as_json: bool = typer.Option(False, "--json", help="Print the findings as lines of JSON."),
@@ -39,7 +39,8 @@ def command(
 
     Finds near-duplicates across splits, misaligned or mismatched pairs, pairs of unequal
     size, unreadable, duplicate, one-sided and blank images, files that changed since they
-    were indexed, and captions and maps that say nothing. Exit status 1 if any of it is an error.
+    were indexed, and captions, maps and thermal masks that say nothing. Exit status 1 if
+    any of it is an error.
 
     Example: v2ir check data --skip alignment
     """

@@ -11,6 +11,7 @@ import numpy as np
 from v2ir.data.alignment import TOLERANCE, WIDTH
 from v2ir.data.fingerprints import joined, near_pairs
 from v2ir.data.inspection import Inspection, SeenFile, SeenScene, inspect
+from v2ir.data.mask_checking import masks
 from v2ir.errors import ImageReadError, UnknownNameError
 from v2ir.images import image_size, read_thumbnail
 from v2ir.records import Finding, Progress, Scene, no_progress
@@ -293,4 +294,5 @@ CHECKS: dict[str, Callable[[Inspection], Iterator[Finding]]] = {
     "one-sided": one_sided,
     "blank": blank,
     "maps": maps,
+    "masks": masks,
 }
