@@ -340,7 +340,7 @@ class Killer(threading.Thread):
                     if Path(name).with_suffix(".json").as_posix() in done
                 }
                 return
-            time.sleep(0.005)
+            time.sleep(0.02)
 
 
 def test_translation_with_a_worker_killed(
