@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from v2ir.errors import InputError
-from v2ir.sampling.flow import Behind, Worker, batches
+from v2ir.sampling.flow import Behind, Waiting, Worker, batches
 from v2ir.sampling.jobs import find_jobs
 from v2ir.sampling.noise import draw_noise, image_generator
 from v2ir.sampling.sidecar import Sidecar
@@ -87,6 +87,37 @@ def test_the_reader_is_ahead_and_in_order():
         assert first == 0
         assert len(seen) == 4
         assert list(stream) == list(range(1, 100))
+
+
+def test_several_readers_keep_the_order():
+    gates = [threading.Event() for _ in range(3)]
+
+    def work(item):
+        if item < 2:  # the first two end after the third
+            gates[2].wait()
+        gates[item % 3].set()
+        return item
+
+    with Worker(3) as reader:
+        assert list(reader.ahead(work, range(30), depth=5)) == list(range(30))
+
+
+def test_the_time_that_a_stream_is_waited_for():
+    def slow():
+        for item in range(3):
+            time.sleep(0.02)
+            yield item
+
+    stream = Waiting(slow())
+    found = []
+    for item in stream:
+        found.append(item)
+        time.sleep(0.05)  # the caller's own time does not count
+    assert found == [0, 1, 2]
+    assert stream.seconds >= 3 * 0.02
+    ready = Waiting([1, 2])
+    assert list(ready) == [1, 2]
+    assert ready.seconds < stream.seconds
 
 
 def test_errors_of_the_writer_reach_the_caller():
@@ -175,6 +206,8 @@ def test_a_sidecar_read_from_disk_agrees(style):
         {"guidance": {"text": 2.0, "interval": [0.0, 1.0]}},
         {"style": None},
         {"resolution": "native"},
+        {"reuse": 2},
+        {"precision": "bfloat16"},
         {"without": ()},
         {"captioner": "statistics 2"},
         {"segmenter": None},
@@ -186,7 +219,9 @@ def test_whatever_changes_the_picture_disagrees(change):
     assert not dataclasses.replace(MADE, **change).agrees_with(MADE)
 
 
-@pytest.mark.parametrize("change", [{"input": "c.png"}, {"v2ir": "9"}, {"caption": "x"}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"input": "c.png"}, {"v2ir": "9"}, {"caption": "x"}, {"speed": "fast"}], ids=str
+)
 def test_a_moved_input_and_a_newer_version_agree(change):
     assert dataclasses.replace(MADE, **change).agrees_with(MADE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,14 +14,20 @@ B = TypeVar("B")
 
 
 class Worker:
-    """A thread beside the caller's, for reading or writing while the network computes.
+    """Threads beside the caller's, for reading or writing while the network computes.
 
     Left by an error (an interrupt too), it drops what has not begun and finishes what
     has.
+
+    Attributes:
+        threads: Number of threads.
     """
 
+    def __init__(self, threads: int = 1) -> None:
+        self.threads = threads
+
     def __enter__(self) -> Self:
-        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._pool = ThreadPoolExecutor(max_workers=self.threads)
         return self
 
     def __exit__(
@@ -52,6 +59,7 @@ class Behind(Worker, Generic[A]):
     """
 
     def __init__(self, function: Callable[[A], None], depth: int) -> None:
+        super().__init__()
         self.function = function
         self.depth = depth
         self.done = 0
@@ -70,6 +78,31 @@ class Behind(Worker, Generic[A]):
         while len(self._waiting) > remaining:
             self._waiting.popleft().result()
             self.done += 1
+
+
+class Waiting(Generic[A]):
+    """A stream that counts how long it is waited for.
+
+    Attributes:
+        items: The stream.
+        seconds: Time that the caller has waited for its items so far.
+    """
+
+    def __init__(self, items: Iterable[A]) -> None:
+        self.items = items
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[A]:
+        stream = iter(self.items)
+        while True:
+            begin = time.perf_counter()
+            try:
+                item = next(stream)
+            except StopIteration:
+                return
+            finally:
+                self.seconds += time.perf_counter() - begin
+            yield item
 
 
 def batches(

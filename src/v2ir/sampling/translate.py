@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from v2ir import __version__
+from v2ir.annotators import has_weights
 from v2ir.errors import InputError, V2IRError
 from v2ir.files import hash_file
 from v2ir.images import encode_png, read_visible, to_uint8
 from v2ir.records import Progress, no_progress
 from v2ir.sampling.annotators import Annotators
-from v2ir.sampling.flow import Behind, Worker, batches
+from v2ir.sampling.flow import Behind, Waiting, Worker, batches
 from v2ir.sampling.geometry import scaled, undo
 from v2ir.sampling.jobs import Job, find_jobs
 from v2ir.sampling.sidecar import Sidecar, is_done, write_result
@@ -35,11 +37,13 @@ class TranslateReport:
         made: Number of images translated.
         kept: Number of images that an earlier run had already made with these settings.
         failures: (input, reason) for each image that could not be translated.
+        waited: Seconds in which the network had nothing to do, because no image was ready.
     """
 
     made: int
     kept: int
     failures: tuple[tuple[str, str], ...]
+    waited: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,17 +165,35 @@ class _Run:
 
     def over(self, jobs: Sequence[Job]) -> TranslateReport:
         size = self.translator.batch_size
+        if not self.translator.plan.speed.ahead:
+            return self.one_by_one(jobs)
+        threads = _readers(self.annotators)
         writer = Behind(_write, depth=2 * size)
-        with Worker() as reader, writer:
-            prepared = reader.ahead(self.prepare, jobs, depth=size + 1)
+        with Worker(threads) as reader, writer:
+            prepared = reader.ahead(self.prepare, jobs, depth=size + threads)
             ready = self.ready(prepared)
-            for batch in batches(ready, lambda item: item.image.shape, size, 3 * size):
+            waiting = Waiting(batches(ready, lambda item: item.image.shape, size, 3 * size))
+            for batch in waiting:
                 for item, pixels in self.run(batch):
                     writer.put((item, pixels))
                     self.made += 1
                     self.tell()
             writer.finish()
-        return TranslateReport(self.made, self.kept, tuple(sorted(self.failures)))
+        return self.report(waiting.seconds)
+
+    def one_by_one(self, jobs: Sequence[Job]) -> TranslateReport:
+        """Read, annotate, translate and write each image before the next is begun."""
+        prepared = Waiting(self.ready(map(self.prepare, jobs)))
+        for item in prepared:
+            for result in self.run([item]):
+                _write(result)
+                self.made += 1
+                self.tell()
+        return self.report(prepared.seconds)
+
+    def report(self, waited: float) -> TranslateReport:
+        logger.info("the network waited %.2f s for images", waited)
+        return TranslateReport(self.made, self.kept, tuple(sorted(self.failures)), waited)
 
     def tell(self) -> None:
         self.progress(self.made + self.kept + len(self.failures), self.total)
@@ -180,7 +202,7 @@ class _Run:
         self.failures.append((job.name, reason))
         self.tell()
 
-    def ready(self, prepared: Iterator[_Ready | _Kept | _Failed]) -> Iterator[_Ready]:
+    def ready(self, prepared: Iterable[_Ready | _Kept | _Failed]) -> Iterator[_Ready]:
         """Pass on what is to be translated; count the rest."""
         for item in prepared:
             if isinstance(item, _Ready):
@@ -264,6 +286,16 @@ class _Run:
                 return []
             logger.warning("a batch of %d failed; one at a time now: %s", len(batch), error)
         return [result for item in batch for result in self.run([item])]
+
+
+def _readers(annotators: Annotators) -> int:
+    """Return the number of threads that prepare images.
+
+    A network among the annotators is asked by one thread at a time.
+    """
+    if has_weights(annotators.captioner) or has_weights(annotators.segmenter):
+        return 1
+    return max(1, min(4, (os.cpu_count() or 1) // 4))
 
 
 def _write(result: tuple[_Ready, np.ndarray]) -> None:
