@@ -32,13 +32,15 @@ ROOMS: dict[str, frozenset[str]] = {
     # Rows of a table, trained and measured alike.
     "ablation": frozenset({"base", "data", "annotation", "model"})
     | {"training", "sampling", "evaluation"},
+    # Detectors trained on images and tested on real ones.
+    "proof": frozenset({"base", "evaluation"}),
     # The passes of the other rooms on many machines; none of them knows of it.
     "cluster": frozenset({"base", "data", "annotation", "model", "training", "sampling"}),
     # Measurement of speed; what it measures does not know of it.
     "bench": frozenset({"base", "data", "annotation", "model", "training", "sampling"}),
     "cli": frozenset(
         {"base", "data", "annotation", "model", "training", "sampling", "evaluation", "hub"}
-        | {"ablation", "cluster", "bench"}
+        | {"ablation", "cluster", "bench", "proof"}
     ),
 }
 

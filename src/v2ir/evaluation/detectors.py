@@ -11,6 +11,7 @@ import numpy as np
 from v2ir.errors import DataError, ModelError
 from v2ir.evaluation.boxes import Box, BoxSource, SizeOf, overlaps, read_boxes
 from v2ir.evaluation.features import optional_module
+from v2ir.evaluation.voc import is_voc, read_voc
 from v2ir.files import hash_file
 from v2ir.images import resize
 
@@ -38,7 +39,8 @@ def load_box_source(text: str, size_of: SizeOf, classes: Path | None = None) -> 
 
     Args:
         text: An `.onnx` file; a folder or hub name that transformers'
-            `AutoModelForObjectDetection` opens; a COCO JSON file; or a folder of YOLO files.
+            `AutoModelForObjectDetection` opens; a COCO JSON file; or a folder of YOLO or VOC
+            files.
         size_of: Sizes of the images, for relative boxes.
         classes: File with one class name a line, for an ONNX file; COCO's 80 if None.
 
@@ -51,6 +53,8 @@ def load_box_source(text: str, size_of: SizeOf, classes: Path | None = None) -> 
     if path.suffix.lower() == ".onnx":
         names = classes.read_text(encoding="utf-8").split("\n") if classes else COCO_CLASSES
         return OnnxDetector(path, tuple(name.strip() for name in names if name.strip()))
+    if is_voc(path) and not (path / "config.json").is_file():
+        return read_voc(path)
     if path.suffix.lower() == ".json" or (path.is_dir() and not (path / "config.json").is_file()):
         return read_boxes(path, size_of)
     return TransformersDetector(text)
