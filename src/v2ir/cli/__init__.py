@@ -19,6 +19,7 @@ from v2ir.cli import (
     generate,
     index,
     models,
+    prove,
     train,
     translate,
 )
@@ -40,6 +41,7 @@ VERBS = (
     train,
     evaluate,
     ablate,
+    prove,
     convert,
     models,
     bench,
