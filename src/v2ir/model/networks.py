@@ -270,7 +270,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         _unet((16, 32), (False, True), 1, attention_head_dim=2, norm_num_groups=4),
         (16, 1, 2, 24),
     ),
-    "pixels-mini": _pixels((32, 48, 80, 128, 160), 2, 8, 16),
+    "pixels-mini": _pixels((24, 48, 64, 96, 128), 2, 8, 16),
     "pixels-tiny": _pixels((8, 16), 2, 4, 8),
     "txt2ir": _text_to_infrared((128, 256, 512, 512, 1024)),
     "txt2ir-f8": _text_to_infrared((128, 256, 512, 512)),
@@ -290,7 +290,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
 }
 """`sd15` is the full size of DiffV2IR, `txt2ir` that of TxT2IR (f = 16; `txt2ir-f8` has
-f = 8); `mini` is bundled; those on pixels are for trained baselines of the same number of
+f = 8); `mini` is bundled; those on pixels are for trained baselines of about as many
 weights; the tiny ones are for tests."""
 
 
