@@ -72,9 +72,12 @@ class PictureSidecar(JsonRecord):
         The version of v2ir and the name of the speed do not count.
         """
         mine, others = (
-            dataclasses.replace(
-                record, v2ir="", speed=None, guidance_interval=tuple(record.guidance_interval)
-            )
+            {
+                **record.to_json(),
+                "v2ir": "",
+                "speed": "",
+                "guidance_interval": list(record.guidance_interval),
+            }
             for record in (self, other)
         )
         return mine == others

@@ -169,7 +169,8 @@ def _inner(
     Returns:
         The last block's input and its skip connections.
     """
-    hidden, skips = first, (first,)
+    hidden = first
+    skips: tuple[Tensor, ...] = (first,)
     for block in unet.down_blocks:
         hidden, more = block(hidden_states=hidden, temb=embedding, **_told(block, text))
         skips += more
