@@ -13,6 +13,8 @@ Part = Literal["autoencoder", "unet", "text_encoder", "decoder", "decomposition"
 
 THERMAL_OBJECTIVES = ("denoising", "end_to_end")
 """Objectives that take a thermal loss: those that train the denoiser."""
+SMALL_HOT_OBJECTIVES = ("reconstruction", "infrared_autoencoder")
+"""Objectives that take the error of small hot targets: those that train an autoencoder."""
 
 
 class Stage(BaseModel):
@@ -50,6 +52,8 @@ class Stage(BaseModel):
         lora_alpha: Scale of the adapters; None is the rank.
         end_to_end: Share of each batch that the objective `end_to_end` takes to pictures.
         hot: Further weight of hot pixels in a picture's loss.
+        hot_small: Weight of the error within hot targets below 9 px, for the objectives that
+            train an autoencoder: their few pixels hardly count in a mean over all.
         structure: Weight of 1 - SSIM in a picture's loss.
         adversarial: Weight of a patch discriminator's verdict on pictures; 0 has none. Where
             the decoder trains too, it is a multiple of the adaptive weight.
@@ -123,6 +127,7 @@ class Stage(BaseModel):
     lora_alpha: float | None = Field(default=None, gt=0.0)
     end_to_end: float = Field(default=0.5, gt=0.0, le=1.0)
     hot: float = Field(default=0.0, ge=0.0)
+    hot_small: float = Field(default=0.0, ge=0.0)
     structure: float = Field(default=0.0, ge=0.0)
     adversarial: float = Field(default=0.0, ge=0.0)
     features: float = Field(default=0.0, ge=0.0)
@@ -167,6 +172,8 @@ class Stage(BaseModel):
     def _check_thermal(self) -> Self:
         if self.thermal > 0 and self.objective not in THERMAL_OBJECTIVES:
             raise ValueError(f"thermal is for {', '.join(THERMAL_OBJECTIVES)}; drop it here")
+        if self.hot_small > 0 and self.objective not in SMALL_HOT_OBJECTIVES:
+            raise ValueError(f"hot_small is for {', '.join(SMALL_HOT_OBJECTIVES)}; drop it here")
         return self
 
 

@@ -62,7 +62,7 @@ class InfraredAutoencoder(Reconstruction):
         posterior = self.model.autoencoder.encode(true).latent_dist
         latents = posterior.mean + posterior.std * noise.to(posterior.mean)
         made = self.model.autoencoder.decode(latents).sample.float()
-        loss = F.l1_loss(made, true)
+        loss = F.l1_loss(made, true) + self.small_hot_loss(made, true)
         if self.stage.structure:
             dissimilarity = structural_dissimilarity(_grey(made), _grey(true))
             loss = loss + self.stage.structure * dissimilarity

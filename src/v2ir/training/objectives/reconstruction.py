@@ -15,7 +15,7 @@ from v2ir.model.networks import encode_mode, match_channels
 from v2ir.records import Progress
 from v2ir.training.cache import Caches
 from v2ir.training.objectives.objective import Draw, part_hash, read_part
-from v2ir.training.objectives.pixels import edge_l1
+from v2ir.training.objectives.pixels import edge_l1, small_hot_error
 from v2ir.training.scenes import TrainingScene
 from v2ir.training.stage import Stage
 from v2ir.training.variants import Variant
@@ -70,7 +70,15 @@ class Reconstruction:
         latents = latents + self.LATENT_NOISE * spread * noise.to(latents)
         decoded = self.model.autoencoder.decode(latents).sample.float()
         images = match_channels(self.model.autoencoder, images)
-        return F.l1_loss(decoded, images) + 0.5 * edge_l1(decoded, images)
+        loss = F.l1_loss(decoded, images) + 0.5 * edge_l1(decoded, images)
+        return loss + self.small_hot_loss(decoded, images)
+
+    def small_hot_loss(self, made: Tensor, true: Tensor) -> Tensor | float:
+        """Return the weighted error of small hot targets; 0 where the stage has no weight."""
+        if not self.stage.hot_small:
+            return 0.0
+        made, true = (pictures.mean(dim=1, keepdim=True) for pictures in (made, true))
+        return self.stage.hot_small * small_hot_error(made, true)
 
     def prepare(self, scenes: Sequence[TrainingScene], progress: Progress) -> None:
         """Do nothing: crops are cut anew in every step."""
