@@ -29,6 +29,7 @@ from v2ir.files import write_json
 from v2ir.images import read_infrared, read_map, read_visible, resize
 from v2ir.model import load_model
 from v2ir.sampling import TranslateSettings, Translator
+from v2ir.sampling.geometry import undo
 from v2ir.training import Recipe, TrainSettings, train
 from v2ir.training.recipes import RECIPES
 from v2ir.training.scenes import TrainingScene, scenes_of, training_scenes
@@ -116,7 +117,8 @@ def measure(model: Path | str, scenes: list[TrainingScene], side: int) -> dict[s
             caption=item.captions[0] if item.captions else None,
             segmentation=segmentation,
         )
-        made, true = Grey(translator.run([prepared])[0]), Grey(truth)
+        picture = undo(translator.run([prepared])[0], prepared.geometry)
+        made, true = Grey(picture.clip(0, 1)), Grey(truth)
         facts = Facts(truth=true)
         rows.append(
             (
