@@ -17,6 +17,7 @@ import compvis_reference as reference
 from compvis_reference import Sizes, Weights, attend, layer_norm, linear
 from v2ir.cli import app
 from v2ir.errors import ModelError
+from v2ir.files import read_json
 from v2ir.hub import ConvertSettings, ReadSettings, convert, inspect_checkpoint, keys, pickles
 from v2ir.hub.contents import expected_shapes
 from v2ir.model import ARCHITECTURES, architecture, build_model, load_model
@@ -146,6 +147,8 @@ def test_the_card_holds_the_published_facts(folder: Path) -> None:
     assert model.autoencoder.config.scaling_factor == 0.18215
     assert model.schedule.prediction_type == "epsilon"
     assert model.text_encoder.config.vocab_size == SIZES.words
+    index = read_json(folder / "model_index.json")
+    assert index["text_encoder"] == ["latent_diffusion", "LDMBertModel"]
 
 
 def test_it_embeds_prompts_and_encodes_pictures(folder: Path) -> None:

@@ -277,7 +277,11 @@ def _index(model: Model) -> dict[str, Any]:
     kind = type(model.autoencoder)
     own = kind.__module__.startswith("v2ir.")
     parts["vae"] = [kind.__module__ if own else "diffusers", kind.__name__]
-    parts["text_encoder"] = ["transformers", type(model.text_encoder).__name__]
+    encoder = type(model.text_encoder)
+    of_diffusers = encoder.__module__.startswith("diffusers.")
+    # By this name diffusers finds its own pipeline's text encoder.
+    library = "latent_diffusion" if of_diffusers else "transformers"
+    parts["text_encoder"] = [library, encoder.__name__]
     parts["tokenizer"] = ["transformers", type(model.tokenizer).__name__]
     if model.image_encoder is not None:
         parts["image_encoder"] = ["v2ir.model.image_encoder", "ImageEncoder"]
