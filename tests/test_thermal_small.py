@@ -7,6 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from v2ir.evaluation.targets import report_reconstructions
 from v2ir.model import architecture, build_model
 from v2ir.training import Stage
 from v2ir.training.objectives import OBJECTIVES
@@ -90,6 +91,31 @@ def test_the_loss_is_the_sum(name, kind):
         )
     assert more > plain + 1e-3
     torch.testing.assert_close(most - plain, 3 * (more - plain), rtol=1e-4, atol=1e-5)
+
+
+def test_targets_come_back_higher_with_the_weight_than_without():
+    """The same autoencoder, pictures and steps: only the weight differs."""
+
+    def survival(weight):
+        made = objective("reconstruction", "tiny", hot_small=weight)
+        optimizer = torch.optim.AdamW(made.model.autoencoder.parameters(), lr=4e-3)
+        for step in range(15):
+            optimizer.zero_grad()
+            made.loss((spots(4, step), torch.zeros(4, 4, 4, 4))).backward()
+            optimizer.step()
+        true = spots(4, 999)
+        with torch.no_grad():
+            latents = made.model.autoencoder.encode(true).latent
+            again = made.model.autoencoder.decode(latents).sample
+        pairs = [
+            ((a.mean(0).numpy() + 1) / 2, (b[0].numpy() + 1) / 2)
+            for a, b in zip(again, true, strict=True)
+        ]
+        report = report_reconstructions(pairs)
+        assert report.targets >= 4
+        return report.survival
+
+    assert survival(2.0) > survival(0.0) + 0.3
 
 
 def test_other_objectives_refuse_the_weight():

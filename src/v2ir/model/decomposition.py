@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from v2ir.errors import ModelError
 from v2ir.files import read_json, write_bytes, write_json
 
+DECOMPOSITION_DIR = "decomposition"
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 _LEAST_DEVIATION = 1e-3

@@ -19,21 +19,16 @@ from v2ir.errors import ModelError, UnknownNameError
 from v2ir.files import read_json, write_json
 from v2ir.model.card import ModelCard
 from v2ir.model.conditions import Conditions
-from v2ir.model.decomposition import load_decomposition
+from v2ir.model.decomposition import DECOMPOSITION_DIR, load_decomposition
 from v2ir.model.denoiser import NetworkDenoiser, NoiseSchedule
 from v2ir.model.finding import CARD_NAME, bundled_models, find_model
 from v2ir.model.folding import takes_scales
 from v2ir.model.image_encoder import ImageEncoder
+from v2ir.model.listing import part_classes, part_names
 from v2ir.model.networks import encode_mode, num_planes
 from v2ir.model.text import TEXT_ENCODERS, text_encoder_class
 
 __all__ = ["CARD_NAME", "Model", "bundled_models", "find_model", "load_model", "load_part"]
-
-DECOMPOSITION_DIR = "decomposition"
-_CLASSES = {
-    "unet": ("diffusers", "UNet2DConditionModel"),
-    "scheduler": ("diffusers", "DDPMScheduler"),
-}
 
 
 @dataclasses.dataclass(eq=False)
@@ -260,32 +255,11 @@ class Model:
         if self.decomposition is not None:
             self.decomposition.save(folder / DECOMPOSITION_DIR)
         write_json(folder / CARD_NAME, self.card.model_dump(mode="json"))
-        write_json(folder / "model_index.json", _index(self))
-
-
-def part_names(image_encoder: bool) -> list[str]:
-    """Return the names of a model's networks, with or without an image encoder."""
-    return ["unet", "autoencoder", "text_encoder", *(["image_encoder"] if image_encoder else [])]
+        write_json(folder / "model_index.json", part_classes(self))
 
 
 def _subfolder(name: str) -> str:
     return "vae" if name == "autoencoder" else name
-
-
-def _index(model: Model) -> dict[str, Any]:
-    parts = {name: list(value) for name, value in _CLASSES.items()}
-    kind = type(model.autoencoder)
-    own = kind.__module__.startswith("v2ir.")
-    parts["vae"] = [kind.__module__ if own else "diffusers", kind.__name__]
-    encoder = type(model.text_encoder)
-    of_diffusers = encoder.__module__.startswith("diffusers.")
-    # By this name diffusers finds its own pipeline's text encoder.
-    library = "latent_diffusion" if of_diffusers else "transformers"
-    parts["text_encoder"] = [library, encoder.__name__]
-    parts["tokenizer"] = ["transformers", type(model.tokenizer).__name__]
-    if model.image_encoder is not None:
-        parts["image_encoder"] = ["v2ir.model.image_encoder", "ImageEncoder"]
-    return {"_class_name": "DiffusionPipeline", **dict(sorted(parts.items()))}
 
 
 def load_model(name_or_path: str | Path = "mini", device: str | torch.device = "cpu") -> Model:
