@@ -25,6 +25,7 @@ from v2ir.model import Model
 from v2ir.records import Progress
 
 MATRIX_SIDE = 1536
+ACCELERATOR_SIDE = 8192
 GIGA = 1e9
 
 # Operators by kind, by the start of their names without `aten::`. A convolution is a
@@ -171,14 +172,16 @@ def _without_native_messages() -> Iterator[None]:
 
 def measure_floor(bench: Workbench, progress: Progress) -> tuple[Section, ...]:
     """Compare the time of the network's evaluations with its arithmetic at the matrix rate."""
-    model, size = bench.model, bench.settings.size
+    # In the number format that a speed takes on this device.
+    model, size = bench.translator(speed=bench.settings.speeds[-1]).model, bench.settings.size
     arithmetic = count_arithmetic(model, size)
     batches = bench.settings.batch_sizes or (1, 4)
     with torch.no_grad():
-        tasks = [_evaluation(bench, rows) for rows in batches]
+        tasks = [_evaluation(model, rows, size) for rows in batches]
+        side = MATRIX_SIDE if model.device.type == "cpu" else ACCELERATOR_SIDE
         rate = Task(
             "floor/matrix product",
-            lambda: {"rate": matrix_rate(bench.meter, model.dtype, MATRIX_SIDE)},
+            lambda: {"rate": matrix_rate(bench.meter, model.dtype, side)},
         )
         bench.compare([rate, *tasks], progress)
     rates = [sample.parts["rate"] for sample in bench.journal.samples(rate.name) if sample.parts]
@@ -191,8 +194,8 @@ def measure_floor(bench: Workbench, progress: Progress) -> tuple[Section, ...]:
     return (shares, _profile(profile.parts or {}, batches[-1], arithmetic, max(rates)))
 
 
-def _evaluation(bench: Workbench, rows: int) -> Task:
-    model, inputs = bench.model, network_inputs(bench.model, rows, bench.settings.size)
+def _evaluation(model: Model, rows: int, size: int) -> Task:
+    inputs = network_inputs(model, rows, size)
 
     def run() -> None:
         model.unet(**inputs)
@@ -222,8 +225,8 @@ def _shares(
         tuple(rows),
         (
             "G/s: billion multiply-adds a second. The matrix rate is the best of products of "
-            f"{MATRIX_SIDE} x {MATRIX_SIDE} in the same number format, taken between the "
-            "evaluations; the evaluations are the best of their rounds, too.",
+            "large square matrices in the same number format, taken between the evaluations; the "
+            "evaluations are the best of their rounds, too.",
         ),
     )
 

@@ -150,7 +150,7 @@ def measure_training(bench: Workbench, progress: Progress) -> tuple[Section, ...
 
 def _section(bench: Workbench, cached: Sequence[Sample], computed: Sequence[Sample]) -> Section:
     rows: list[tuple[Cell, ...]] = [
-        (part, _median_part(cached, part), _median_part(computed, part)) for part in PARTS
+        (part, median_part(cached, part), median_part(computed, part)) for part in PARTS
     ]
     both = [median_seconds(samples) for samples in (cached, computed)]
     rows.append(("images a s", *(1 / seconds for seconds in both)))
@@ -167,7 +167,8 @@ def _section(bench: Workbench, cached: Sequence[Sample], computed: Sequence[Samp
     )
 
 
-def _median_part(samples: Sequence[Sample], part: str) -> float:
+def median_part(samples: Sequence[Sample], part: str) -> float:
+    """Return the median milliseconds of a part of a step; 0 where it did not occur."""
     return 1000 * statistics.median((each.parts or {}).get(part, 0.0) for each in samples)
 
 

@@ -86,20 +86,29 @@ class Workbench:
         journal: Keeps the samples.
         meter: Takes times and memory.
         folder: Folder for photographs, outputs and models of the bench, removed later.
+        model: The model, in float32, where it is loaded already.
     """
 
     def __init__(
-        self, settings: BenchSettings, journal: Journal, meter: Meter, folder: Path
+        self,
+        settings: BenchSettings,
+        journal: Journal,
+        meter: Meter,
+        folder: Path,
+        model: Model | None = None,
     ) -> None:
         self.settings = settings
         self.journal = journal
         self.meter = meter
         self.folder = folder
+        self._model = model
         self._began = meter.clock.wall()
 
     @functools.cached_property
     def model(self) -> Model:
-        """The model, in float32."""
+        """The model, in float32; made or loaded where a part first needs it."""
+        if self._model is not None:
+            return self._model
         if self.settings.model == FULL_SIZE:
             return full_size_model().to(self.settings.device)
         return load_model(self.settings.model, self.settings.device)

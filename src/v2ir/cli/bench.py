@@ -100,12 +100,23 @@ def command(
 
 
 def _run(settings: BenchSettings, parts: Sequence[str], report: Path, *, again: bool) -> None:
-    from v2ir.bench import PARTS, Clock, Journal, Meter, Workbench, machine_facts
+    from v2ir.bench import (
+        FULL_SIZE,
+        PARTS,
+        Clock,
+        Journal,
+        Meter,
+        Workbench,
+        machine_facts,
+    )
+    from v2ir.model import load_model
 
-    facts = machine_facts(settings.device)
-    journal = Journal(report, settings.deciding(), facts, again=again)
+    device = settings.device
+    model = None if settings.model == FULL_SIZE else load_model(settings.model, device)
+    decides = {**settings.deciding(), "weights": model.hash if model else "random"}
+    journal = Journal(report, decides, machine_facts(device), again=again)
     with tempfile.TemporaryDirectory(prefix="v2ir-bench-") as folder:
-        bench = Workbench(settings, journal, Meter(Clock(), settings.device), Path(folder))
+        bench = Workbench(settings, journal, Meter(Clock(), device), Path(folder), model)
         for name in parts:
             bench.begin()
             with progress_bar(name) as progress:
