@@ -26,6 +26,7 @@ from v2ir.model.folding import takes_scales
 from v2ir.model.image_encoder import ImageEncoder
 from v2ir.model.listing import part_classes, part_names
 from v2ir.model.networks import encode_mode, num_planes
+from v2ir.model.small_decoder import DECODER_DIR, load_small_decoder
 from v2ir.model.text import TEXT_ENCODERS, text_encoder_class
 
 __all__ = ["CARD_NAME", "Model", "bundled_models", "find_model", "load_model", "load_part"]
@@ -47,6 +48,7 @@ class Model:
         hash: SHA-256 over the weights and the card; empty for a model not yet saved.
         decomposition: `DecompositionNetwork` where a stage trained one: it judges pictures
             in training and takes no part in making them.
+        decoder: `SmallDecoder` that makes the pictures in the autoencoder's place, if any.
     """
 
     card: ModelCard
@@ -58,6 +60,7 @@ class Model:
     image_encoder: Any = None
     hash: str = ""
     decomposition: Any = None
+    decoder: Any = None
 
     def __post_init__(self) -> None:
         self._last_factor = 1.0
@@ -129,10 +132,12 @@ class Model:
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Model:
         """Move the networks; `dtype` changes the denoising network alone."""
-        others = (self.autoencoder, self.text_encoder, self.image_encoder, self.decomposition)
-        for part in others:
+        for part in (self.autoencoder, self.text_encoder, self.image_encoder):
             if part is not None:
                 torch.nn.Module.to(part, device)
+        for own in (self.decomposition, self.decoder):
+            if own is not None:
+                own.to(device)
         torch.nn.Module.to(self.unet, device=device, dtype=dtype or self.dtype)
         self.forget_prompts()
         return self
@@ -173,6 +178,8 @@ class Model:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode denoised latents (N, c, h, w) to images (N, 3, H, W), about [-1, 1]."""
+        if self.decoder is not None:
+            return self.decoder(latents.float()).expand(-1, 3, -1, -1)
         # An autoencoder on pixels has no weights whose format would matter.
         dtype = next(self.autoencoder.parameters(), latents).dtype
         decoded = self.autoencoder.decode(self.unscale_latents(latents.to(dtype))).sample
@@ -254,6 +261,8 @@ class Model:
         self.scheduler.save_pretrained(folder / "scheduler")
         if self.decomposition is not None:
             self.decomposition.save(folder / DECOMPOSITION_DIR)
+        if self.decoder is not None:
+            self.decoder.save(folder / DECODER_DIR)
         write_json(folder / CARD_NAME, self.card.model_dump(mode="json"))
         write_json(folder / "model_index.json", part_classes(self))
 
@@ -295,6 +304,8 @@ def _load_parts(folder: Path) -> dict[str, Any]:
     loaded["scheduler"] = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     if (folder / DECOMPOSITION_DIR).is_dir():
         loaded["decomposition"] = load_decomposition(folder / DECOMPOSITION_DIR)
+    if (folder / DECODER_DIR).is_dir():
+        loaded["decoder"] = load_small_decoder(folder / DECODER_DIR)
     return loaded
 
 
@@ -366,6 +377,9 @@ def _check_fit(model: Model) -> None:
         "styles": (unet.num_class_embeds or 1, len(card.styles) + 1),
         "folded guidance": (takes_scales(model.unet), card.guidance_range is not None),
     }
+    if model.decoder is not None:
+        facts["small decoder"] = (model.decoder.config["latents"], card.channels)
+        facts["small decoder's factor"] = (model.decoder.factor, card.factor)
     for what, (got, wanted) in facts.items():
         if got != wanted:
             raise ModelError(

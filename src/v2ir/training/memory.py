@@ -14,6 +14,9 @@ from v2ir.model import Model
 from v2ir.training.stage import Stage
 
 GIGABYTE = 1024**3
+PICTURED = frozenset({"end_to_end", "one_step"})
+TAUGHT = frozenset({"guidance_distillation", "consistency", "one_step"})
+"""Objectives that decode pictures, and those that keep a frozen teacher beside the student."""
 SPARE = 0.9  # The rest is for fragmentation, workspaces and the device's own use.
 
 
@@ -105,8 +108,13 @@ def footprint(model: Model, stage: Stage, autocast: bool) -> Footprint:
     frozen = sum(_count(part) for name, part in parts.items() if name not in stage.trains)
     if "text_encoder" not in stage.trains:
         frozen -= _count(model.text_encoder)  # its embeddings are cached
-    if stage.objective == "end_to_end" or stage.thermal > 0:
+    if stage.objective in PICTURED or stage.thermal > 0:
         frozen += _count(model.autoencoder)
+    if stage.objective in TAUGHT:
+        frozen += _count(model.unet)
+    if stage.objective == "consistency" and stage.target_decay > 0:
+        # The target network and its average, which are kept like weights in training.
+        frozen += 2 * _count(model.unet)
     bare = {
         again: _activations(model, stage.crop // model.card.factor, again) // (1 + autocast)
         for again in (False, True)

@@ -87,6 +87,9 @@ class Stage(BaseModel):
         teacher_solver: Solver by which the stage's start makes the pictures that the
             objective `one_step` learns from; None takes the model's own.
         teacher_steps: Steps of that solver; None takes the model's own.
+        decoder_widths: Channels of a small decoder at each size, from the latent's to the
+            picture's, for the objective `decoder_distillation`.
+        decoder_blocks: Residual blocks at each of these sizes.
         drop: Probability of dropping each of the seven non-empty subsets of the
             conditions. Source: DiffV2IR's released code (0.02).
         drop_style: Probability of hiding the style.
@@ -149,6 +152,8 @@ class Stage(BaseModel):
     sampling_steps: int = Field(default=4, ge=1, le=50)
     teacher_solver: str | None = None
     teacher_steps: int | None = Field(default=None, ge=1)
+    decoder_widths: tuple[int, ...] = (64, 64, 64, 64)
+    decoder_blocks: tuple[int, ...] = (3, 3, 3, 1)
     drop: float = Field(default=0.02, ge=0.0, le=1.0 / 7)
     drop_style: float = Field(default=0.05, ge=0.0, le=1.0)
     average_decay: float = 0.9999

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from v2ir.training.objectives.consistency import Consistency
+from v2ir.training.objectives.decoder_distillation import DecoderDistillation
 from v2ir.training.objectives.decomposition import Decomposing
 from v2ir.training.objectives.denoising import Denoising
 from v2ir.training.objectives.end_to_end import EndToEnd
@@ -27,11 +28,16 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "guidance_distillation": GuidanceDistillation,
     "consistency": Consistency,
     "one_step": OneStep,
+    "decoder_distillation": DecoderDistillation,
 }
 """Rows for `Stage.objective`."""
-FOR_AUTOENCODERS = frozenset({"reconstruction", "infrared_autoencoder", "decomposition"})
+FOR_AUTOENCODERS = frozenset(
+    {"reconstruction", "infrared_autoencoder", "decomposition", "decoder_distillation"}
+)
 """The objectives that train no denoiser: nothing can be sampled after them."""
-FROM_A_MODEL = frozenset({"guidance_distillation", "consistency", "one_step"})
+FROM_A_MODEL = frozenset(
+    {"guidance_distillation", "consistency", "one_step", "decoder_distillation"}
+)
 """The objectives whose stage starts from a trained model: it is the teacher."""
 
 __all__ = ["FOR_AUTOENCODERS", "FROM_A_MODEL", "OBJECTIVES", "Draw", "Objective"]

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from v2ir.training.stage import Stage
+
 
 class PatchDiscriminator(nn.Module):
     """Judges patches of an infrared picture, given the visible one and the style.
@@ -80,3 +82,37 @@ def adaptive_weight(
         for loss in (reconstruction, adversarial)
     ]
     return (pulls[0] / (pulls[1] + 1e-4)).clamp(0.0, largest).detach()
+
+
+def contest(
+    judge: PatchDiscriminator,
+    made: Tensor,
+    true: Tensor,
+    loss: Tensor,
+    last_layer: Tensor,
+    stage: Stage,
+) -> Tensor:
+    """Return the losses of both players; each one's reaches its own weights alone.
+
+    Args:
+        judge: The discriminator, which sees the pictures alone.
+        made: Generated pictures, (N, 1, H, W) in [-1, 1].
+        true: True ones.
+        loss: What the maker is pulled by otherwise.
+        last_layer: Weights of the maker's last layer, where both pulls are compared.
+        stage: Its `adversarial` and `features` are the weights.
+    """
+    styles = torch.zeros(len(made), dtype=torch.long, device=made.device)
+    for parameter in judge.parameters():
+        parameter.requires_grad_(False)
+    verdicts = judge(made, styles)
+    fooled = -verdicts[-1].mean()
+    if stage.features:
+        with torch.no_grad():
+            wanted = judge(true, styles)
+        fooled = fooled + stage.features * feature_distance(verdicts, wanted)
+    weight = stage.adversarial * adaptive_weight(loss, fooled, last_layer)
+    for parameter in judge.parameters():
+        parameter.requires_grad_(True)
+    seen = judge(torch.cat([true, made.detach()]), styles.repeat(2))[-1]
+    return weight * fooled + discriminator_loss(*seen.chunk(2))

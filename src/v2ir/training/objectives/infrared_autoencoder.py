@@ -10,12 +10,7 @@ from v2ir.errors import ModelError
 from v2ir.model import Model
 from v2ir.model.networks import match_channels
 from v2ir.training.cache import Caches
-from v2ir.training.objectives.adversary import (
-    PatchDiscriminator,
-    adaptive_weight,
-    discriminator_loss,
-    feature_distance,
-)
+from v2ir.training.objectives.adversary import PatchDiscriminator, contest
 from v2ir.training.objectives.perceptual import Distance, make_perceptual
 from v2ir.training.objectives.pixels import structural_dissimilarity
 from v2ir.training.objectives.reconstruction import Reconstruction
@@ -72,27 +67,10 @@ class InfraredAutoencoder(Reconstruction):
         loss = loss + self.stage.kl * divergence
         if self.discriminator is None:
             return loss
-        return loss + self._adversarial(_grey(made), _grey(true), loss)
-
-    def _adversarial(self, made: Tensor, true: Tensor, loss: Tensor) -> Tensor:
-        """Return the losses of both players; each one's reaches its own weights alone."""
-        judge, stage = self.discriminator, self.stage
-        assert judge is not None
-        styles = torch.zeros(len(made), dtype=torch.long, device=made.device)
-        for parameter in judge.parameters():
-            parameter.requires_grad_(False)
-        verdicts = judge(made, styles)
-        fooled = -verdicts[-1].mean()
-        if stage.features:
-            with torch.no_grad():
-                wanted = judge(true, styles)
-            fooled = fooled + stage.features * feature_distance(verdicts, wanted)
         last_layer = self.model.autoencoder.decoder.conv_out.weight
-        weight = stage.adversarial * adaptive_weight(loss, fooled, last_layer)
-        for parameter in judge.parameters():
-            parameter.requires_grad_(True)
-        seen = judge(torch.cat([true, made.detach()]), styles.repeat(2))[-1]
-        return weight * fooled + discriminator_loss(*seen.chunk(2))
+        return loss + contest(
+            self.discriminator, _grey(made), _grey(true), loss, last_layer, self.stage
+        )
 
 
 def _grey(pictures: Tensor) -> Tensor:

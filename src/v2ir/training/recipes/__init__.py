@@ -11,6 +11,13 @@ from v2ir.errors import InputError, UnknownNameError
 from v2ir.files import read_json
 from v2ir.training.recipes.ablations import ablations
 from v2ir.training.recipes.baselines import instruct_pix2pix, pix2pix, regression
+from v2ir.training.recipes.distillation import (
+    distil,
+    mini_distil,
+    mini_one_step,
+    mini_tiny_decoder,
+    tiny_decoder,
+)
 from v2ir.training.recipes.parts import INFRARED_PROMPT
 from v2ir.training.recipes.text import ir_autoencoder, txt2ir, txt2ir_mini
 from v2ir.training.recipes.thermal import mini_further, thermal_losses
@@ -34,8 +41,9 @@ _BASELINES = (
     instruct_pix2pix(mini()),
     instruct_pix2pix(tiny(), "-tiny"),
 )
+_DISTILLATION = (distil(), mini_distil(), mini_one_step(), tiny_decoder(), mini_tiny_decoder())
 RECIPES: dict[str, Recipe] = {
-    **{recipe.name: recipe for recipe in (*_TRANSLATION, *_TEXT, *_BASELINES)},
+    **{r.name: r for r in (*_TRANSLATION, *_TEXT, *_BASELINES, *_DISTILLATION)},
     "diffv2ir": diffv2ir(256),
     **ablations(diffv2ir(256)),
     **ablations(mini()),
