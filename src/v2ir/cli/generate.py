@@ -43,9 +43,7 @@ def command(
     guidance: float | None = typer.Option(
         None, metavar="SCALE", help="How closely to follow the text; 1 is no guidance."
     ),
-    reuse: int | None = typer.Option(
-        None, metavar="N", help="Compute the network's inner features at every N-th step."
-    ),
+    reuse: int | None = typer.Option(None, help="Compute inner features at every n-th step."),
     precision: str | None = typer.Option(
         None, help="Number format of the network: float32, bfloat16, float16 or auto."
     ),
