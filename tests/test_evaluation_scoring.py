@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -140,3 +142,19 @@ def test_growing_equals_the_maximum_filter(radius: int) -> None:
     kept = mask.copy()
     np.testing.assert_array_equal(grown(mask, radius), maximum_filter(mask, 2 * radius + 1))
     np.testing.assert_array_equal(mask, kept)
+
+
+def test_images_are_freed_without_the_collector_of_cycles() -> None:
+    """Or the memory of a long evaluation grows until it happens to run."""
+    truth, judged = scene(5, (40, 50))
+    images = [Grey(judged), Grey(255 - judged)]
+    facts = Facts(Grey(truth), images[0])
+    gc.disable()
+    try:
+        score(images, facts.truth or images[0], facts)
+        MEASURES["grey correlation"].function(facts.truth or images[0], facts)
+        alive = [weakref.ref(image) for image in images]
+        del images, facts
+        assert [reference() for reference in alive] == [None, None]
+    finally:
+        gc.enable()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import weakref
 
 import numpy as np
 from PIL import Image
@@ -30,7 +31,9 @@ class Grey:
 
     pixels: np.ndarray
     negative_of: Grey | None = None
-    _joint: dict[int, tuple[Grey, np.ndarray]] = dataclasses.field(default_factory=dict, repr=False)
+    _joint: dict[int, tuple[weakref.ref[Grey], np.ndarray]] = dataclasses.field(
+        default_factory=dict, repr=False
+    )
 
     @functools.cached_property
     def image(self) -> np.ndarray:
@@ -103,10 +106,12 @@ class Grey:
 
     def counts_with(self, other: Grey) -> np.ndarray:
         """Return how many pixels have each pair of levels, 256x256 with rows of this image."""
-        if id(other) not in self._joint:
-            # The other image is kept beside its table, or its number could be given away.
-            self._joint[id(other)] = (other, self._counted(other))
-        return self._joint[id(other)][1]
+        known, counts = self._joint.get(id(other), (None, None))
+        if known is None or counts is None or known() is not other:
+            counts = self._counted(other)
+            # Two images that kept each other would wait for the collector of cycles.
+            self._joint[id(other)] = (weakref.ref(other), counts)
+        return counts
 
     def _counted(self, other: Grey) -> np.ndarray:
         if self.negative_of is not None:
@@ -116,6 +121,11 @@ class Grey:
             counts[self.levels.flat[0]] = other.histogram
             return counts
         return joint_counts(self.levels, other.levels)
+
+    def release(self) -> None:
+        """Forget the large arrays that can be made again."""
+        for name in ("image", "edges", "edge_pattern"):
+            self.__dict__.pop(name, None)
 
     def mean_at(self, places: np.ndarray) -> float:
         """Return the mean in [0, 1] of the pixels with these places in reading order."""

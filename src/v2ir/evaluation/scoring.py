@@ -33,10 +33,14 @@ def score(judged: Sequence[Grey], truth: Grey, facts: Facts) -> list[dict[str, f
         InputError: If the truth is smaller than the window of the structural similarity.
     """
     images = _related(judged)
-    similar = _similarities(images, truth)
-    return [
-        _scores(image, truth, facts, found) for image, found in zip(images, similar, strict=True)
-    ]
+    needed = {id(x) for x in (truth, facts.truth, facts.visible)}
+    needed |= {id(image.negative_of) for image in images}
+    scores = []
+    for image, similar in zip(images, _similarities(images, truth), strict=True):
+        scores.append(_scores(image, truth, facts, similar))
+        if id(image) not in needed:
+            image.release()
+    return scores
 
 
 def _related(judged: Sequence[Grey]) -> list[Grey]:

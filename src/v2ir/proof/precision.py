@@ -52,7 +52,7 @@ def average_precision(
     Args:
         scenes: Test scenes with their true boxes.
         found: Found boxes by name of scene.
-        classes: Classes to count; each has a true box.
+        classes: Classes to count; boxes of others are passed over.
 
     Raises:
         MissingExtraError: If COCO's tools are missing.
@@ -60,10 +60,10 @@ def average_precision(
     coco = optional_module("pycocotools.coco", EXTRA)
     cocoeval = optional_module("pycocotools.cocoeval", EXTRA)
     rows = [
-        _row(number, label, box)
+        _row(number, classes.index(box.label) + 1, box)
         for number, scene in enumerate(scenes, start=1)
         for box in found.get(scene.name, ())
-        if (label := classes.index(box.label) + 1)
+        if box.label in classes
     ]
     if not rows:
         return Precision(0.0, 0.0, dict.fromkeys(classes, 0.0))
@@ -100,6 +100,7 @@ def _dataset(scenes: Sequence[ProofScene], classes: tuple[str, ...]) -> dict[str
         _row(number, classes.index(box.label) + 1, box)
         for number, scene in enumerate(scenes, start=1)
         for box in scene.boxes
+        if box.label in classes
     ]
     extra = (
         {"id": i, "iscrowd": 0, "area": r["bbox"][2] * r["bbox"][3]} for i, r in enumerate(rows, 1)
