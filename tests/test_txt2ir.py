@@ -64,7 +64,7 @@ def test_the_published_sizes():
     assert 855e6 < sum(p.numel() for p in unet.parameters()) < 865e6  # Stable Diffusion's
     assert autoencoder.config.scaling_factor == 0.18215
     text = full.text_encoder
-    facts = [text[k] for k in ("vocab_size", "num_hidden_layers", "hidden_size")]
+    facts = [text[k] for k in ("vocab_size", "encoder_layers", "d_model")]
     assert facts == [30_522, 32, 768] and text["max_position_embeddings"] == 77
     assert architecture("txt2ir-f8").factor == 8
 

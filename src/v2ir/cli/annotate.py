@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from v2ir.annotation import AnnotationReport, ImportReport
 
 MOST_STRANGERS = 3
+FORCE_HELP = (
+    "Make everything again, your own included; with --captions, --segmentations or "
+    "--thermal-masks, take these in place of your own that are there."
+)
 
 
 def command(
@@ -58,12 +62,7 @@ def command(
     batch_size: int = typer.Option(8, min=1, help="Images that an annotator gets at once."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1, mps, ..."),
     cluster: str | None = cluster_option(),
-    force: bool = typer.Option(
-        False,
-        "--force",
-        help="Make everything again, your own included; with --captions, --segmentations or "
-        "--thermal-masks, take these in place of your own that are there.",
-    ),
+    force: bool = typer.Option(False, "--force", help=FORCE_HELP),
     dry_run: bool = typer.Option(False, "--dry-run", help="Say what would be made; write nothing."),
 ) -> None:
     """Make captions, segmentation maps and thermal masks once, and again where they are stale.

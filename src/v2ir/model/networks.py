@@ -93,6 +93,23 @@ def _bert_text(width: int, layers: int, heads: int, length: int, vocabulary: int
     return {**sizes, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
+def _word_piece_text(
+    width: int, layers: int, heads: int, length: int, vocabulary: int
+) -> dict[str, Any]:
+    """Return latent diffusion's own text encoder: heads of 64 channels, normed before layers."""
+    return {
+        "vocab_size": vocabulary,
+        "d_model": width,
+        "encoder_ffn_dim": 4 * width,
+        "encoder_layers": layers,
+        "encoder_attention_heads": heads,
+        "head_dim": 64,
+        "max_position_embeddings": length,
+        "dropout": 0.0,
+        "pad_token_id": 0,
+    }
+
+
 def _infrared_autoencoder(
     blocks: Sequence[int], layers: int, latents: int, **more: Any
 ) -> dict[str, Any]:
@@ -213,7 +230,7 @@ def _text_to_infrared(widths: Sequence[int]) -> Architecture:
     """Return the full size of TxT2IR: one channel, and a text encoder to be trained.
 
     Source: TxT2IR's released code: multipliers 1-2-4-4-8 on 128; BERT's word pieces, 77
-    tokens, 32 layers. The number of heads is not stated; 12 is BERT's at this width.
+    tokens, 32 layers of latent diffusion's own text encoder with 8 heads.
 
     Args:
         widths: Channels of the autoencoder; each further one halves the latent's side.
@@ -224,8 +241,8 @@ def _text_to_infrared(widths: Sequence[int]) -> Architecture:
     return Architecture(
         autoencoder=_infrared_autoencoder(widths, 2, 4),
         unet={"sample_size": 512 // factor, "in_channels": 4, "out_channels": 4, **unet},
-        text_encoder_class="BertModel",
-        text_encoder=_bert_text(768, 32, 12, 77, 30_522),
+        text_encoder_class="LDMBertModel",
+        text_encoder=_word_piece_text(768, 32, 8, 77, 30_522),
         scheduler=_PUBLISHED_SCHEDULE,
         factor=factor,
     )
