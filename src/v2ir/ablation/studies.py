@@ -11,6 +11,8 @@ from v2ir.records import JsonRecord
 from v2ir.sampling.solvers import FROM_ZEROS
 from v2ir.training import Recipe
 from v2ir.training.recipes.ablations import with_phases, without_conditions
+from v2ir.training.recipes.thermal import thermal_losses
+from v2ir.training.stage import THERMAL_OBJECTIVES
 
 YES, NO, NOT_ASKED = "yes", "no", "-"
 
@@ -66,12 +68,14 @@ class Study:
         rows: The rows.
         trains_each: Whether every seed trains a model of its own; else one model is trained
             and every seed samples it anew.
+        scores: Scores that the table shows, names of `v2ir.evaluation.SCORES`.
     """
 
     name: str
     heads: tuple[str, ...]
     rows: tuple[Row, ...]
     trains_each: bool = True
+    scores: tuple[str, ...] = ("psnr", "ssim", "correlation", "sharpness")
 
 
 def table3(base: Recipe) -> Study:
@@ -140,6 +144,29 @@ def table4(base: Recipe) -> Study:
     return Study("table4", ("steps", "s_T", "s_V", "s_S"), rows, trains_each=False)
 
 
+def thermal(base: Recipe) -> Study:
+    """Return the thermal losses in the last stage of a recipe: none, mask, decomposition.
+
+    The table shows the error inside and outside the hot regions and their contrast.
+    """
+    denoises = base.stages[-1].objective in THERMAL_OBJECTIVES
+    if not denoises:
+        raise InputError(
+            f"thermal needs a recipe whose last stage denoises, and {base.name} is none",
+            got=f"objective {base.stages[-1].objective}",
+            do="give --base mini, mini-thermal-none, tiny or diffv2ir",
+        )
+    bare = base.model_copy(update={"name": base.name.removesuffix("-thermal-none")})
+    known = any(stage.objective == "decomposition" for stage in base.stages)
+    rows = tuple(
+        Row(recipe.name, recipe, (last.thermal_loss if last.thermal else "none", last.thermal_form))
+        for recipe in thermal_losses(bare, first=not known).values()
+        for last in recipe.stages[-1:]
+    )
+    scores = ("hot error", "cold error", "hot contrast", "psnr", "ssim")
+    return Study("thermal", ("loss", "form"), rows, scores=scores)
+
+
 def _shown(sampling: Sampling) -> tuple[float, ...]:
     found = (sampling.steps, sampling.text, sampling.visible, sampling.segmentation)
     return tuple(float(value) for value in found if value is not None)
@@ -158,7 +185,11 @@ def table_of(recipes: Sequence[Recipe]) -> Study:
     return Study("recipes", (), tuple(Row(recipe.name, recipe) for recipe in recipes))
 
 
-STUDIES: dict[str, Callable[[Recipe], Study]] = {"table3": table3, "table4": table4}
+STUDIES: dict[str, Callable[[Recipe], Study]] = {
+    "table3": table3,
+    "table4": table4,
+    "thermal": thermal,
+}
 """Ready-made lists: a base recipe becomes a table."""
 
 
@@ -186,5 +217,5 @@ def study_of(words: Sequence[str], base: Recipe, load: Callable[[str], Recipe]) 
         raise InputError(
             "there is no such list or recipe",
             got=error.got,
-            do=f"{error.do}; lists: table3, table4",
+            do=f"{error.do}; lists: {', '.join(STUDIES)}",
         ) from error

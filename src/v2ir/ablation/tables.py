@@ -19,8 +19,6 @@ from v2ir.evaluation.report import json_bytes, write_if_changed
 from v2ir.evaluation.tables import DASH, EVERYTHING, Cell, Table, markdown
 from v2ir.training.recipes.budget import num_images
 
-SHOWN = ("psnr", "ssim", "correlation", "sharpness")
-
 Results = Mapping[str, Sequence[Result]]
 """Results of each row, by its name."""
 
@@ -44,7 +42,7 @@ def table_of_results(study: Study, results: Results, floor: Result | None = None
         columns.append((Rule("lower", name, 2), found))
     columns += [
         (SCORES[metric], {row: _values(found, metric) for row, found in results.items()})
-        for metric in SHOWN
+        for metric in study.scores
     ]
     rows = [
         (
@@ -58,7 +56,7 @@ def table_of_results(study: Study, results: Results, floor: Result | None = None
     ]
     if floor is not None:
         own = [floor.frechet] if name else []
-        own += [floor.means[EVERYTHING].get(metric) for metric in SHOWN]
+        own += [floor.means[EVERYTHING].get(metric) for metric in study.scores]
         texts = [
             DASH if value is None else f"{value:.{rule.digits}f}"
             for value, (rule, _) in zip(own, columns, strict=True)

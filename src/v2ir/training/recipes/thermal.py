@@ -19,7 +19,9 @@ THERMAL_ROWS: dict[str, dict[str, Any]] = {
 """What each row changes in the last stage of a recipe."""
 
 
-def thermal_losses(recipe: Recipe, **decomposition: Any) -> dict[str, Recipe]:
+def thermal_losses(
+    recipe: Recipe, *, first: bool = True, **decomposition: Any
+) -> dict[str, Recipe]:
     """Return a recipe with each of the thermal losses in its last stage, and with none.
 
     All begin with the stage that trains the decomposition network, needed or not, so that
@@ -27,14 +29,15 @@ def thermal_losses(recipe: Recipe, **decomposition: Any) -> dict[str, Recipe]:
 
     Args:
         recipe: The recipe; its last stage is one that denoises.
+        first: Whether that stage is put first; else the recipe has it already.
         **decomposition: Changes of that first stage.
     """
-    first = decomposition_stage(**decomposition)
+    before = (decomposition_stage(**decomposition),) if first else ()
     *others, last = recipe.stages
     rows = {}
     for label, changes in THERMAL_ROWS.items():
         name = f"{recipe.name}-thermal-{label}"
-        stages = (first, *others, Stage(**{**last.model_dump(), **changes}))
+        stages = (*before, *others, Stage(**{**last.model_dump(), **changes}))
         rows[name] = recipe.model_copy(update={"name": name, "stages": stages})
     return rows
 
