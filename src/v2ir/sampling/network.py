@@ -66,7 +66,7 @@ class KeepingDenoiser:
         self.full = self.partial = 0
         self._as_it_is = not is_plain(unet) or not (keeping or reuse > 1)
         self._clock = _Clock()
-        self._inner: dict[tuple[object, ...], Tensor] = {}
+        self._inner: dict[tuple[object, ...], tuple[int, Tensor]] = {}
         self._seen: Conditions | None = None
         self._share: Tensor | None = None
         if reuse > 1 and not (is_plain(unet) and type(unet.down_blocks[0]).__name__ in _OUTER):
@@ -101,16 +101,21 @@ class KeepingDenoiser:
     def _features(
         self, key: tuple[object, ...], first: Tensor, embedding: Tensor, text: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the last block's input, new or kept, and its skip connections."""
-        unet = self.network.unet
-        if self._clock.step % self.reuse == 0 or key not in self._inner:
+        """Return the last block's input, new or kept, and its skip connections.
+
+        Kept ones serve until the next step that is due; where the branches change, as at the
+        ends of guidance's interval, those from before it are too old.
+        """
+        unet, step = self.network.unet, self._clock.step
+        made, hidden = self._inner.get(key, (step - self.reuse, first))
+        if step % self.reuse == 0 or step - made >= self.reuse:
             self.full += 1
             hidden, skips = _inner(unet, first, embedding, text)
             if self.reuse > 1:
-                self._inner[key] = hidden
+                self._inner[key] = (step, hidden)
             return hidden, skips
         self.partial += 1
-        return self._inner[key], (first, *_layers(unet.down_blocks[0], first, embedding, text))
+        return hidden, (first, *_layers(unet.down_blocks[0], first, embedding, text))
 
     def _first_layer(self, own: Tensor, inputs: NetworkInputs, conditions: Conditions) -> Tensor:
         """Return the first layer's result; the share of unchanged conditions is kept.
