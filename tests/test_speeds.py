@@ -18,6 +18,7 @@ from PIL import Image
 from conftest import street
 from v2ir import cli
 from v2ir.errors import InputError, ModelError, UnknownNameError
+from v2ir.files import read_json
 from v2ir.model import (
     Conditions,
     Guidance,
@@ -28,6 +29,7 @@ from v2ir.model import (
     add_guidance_embedding,
     architecture,
     build_model,
+    find_model,
 )
 from v2ir.model.networks import build_unet
 from v2ir.sampling import Annotators, TranslateSettings, Translator, translate
@@ -163,6 +165,15 @@ def test_the_model_chooses_for_itself():
     # What it leaves open is its own default.
     card = ModelCard(name="x", channels=4, speeds={"fast": SpeedChoice(solver="lcm", steps=4)})
     assert choose(card, "fast").guidance == card.guidance
+
+
+def test_the_bundled_model_chooses_for_itself():
+    card = ModelCard.model_validate(read_json(find_model("mini") / "v2ir.json"))
+    assert choose(card, "one-step").steps == 1
+    assert choose(card, "fast").steps <= 4
+    assert 1 < choose(card, "balanced").steps < 100
+    assert card.speeds.keys() <= SPEEDS.keys()
+    assert {choice.solver for choice in card.speeds.values()} <= SOLVERS.keys()
 
 
 def test_a_model_that_was_not_trained_for_few_steps_is_refused():
