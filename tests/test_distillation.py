@@ -120,6 +120,18 @@ def saved_teacher(data, folder, push=0.0):
     return load_model(folder)
 
 
+def real_conditions(model, data):
+    """Return the conditions of four scenes."""
+    items = training_scenes(data)[:4]
+    parts = [
+        torch.stack([to_tensor(read_part(item, part)[:32, :32]) for item in items])
+        for part in ("visible", "segmentation")
+    ]
+    captions = [item.captions[0] for item in items]
+    style = torch.ones(4, dtype=torch.long)
+    return model.conditions(visible=parts[0], segmentation=parts[1], captions=captions, style=style)
+
+
 def make_objective(name, model, data, pooled=True, **changes):
     def encode(images):
         if pooled:
@@ -378,6 +390,48 @@ def test_jumps_reach_the_gaussian_in_any_number_of_steps(steps):
     assert samples.std().item() == pytest.approx(DEVIATION, rel=0.03)
 
 
+def test_the_loss_is_that_of_the_published_way(data):
+    model = tiny_model()
+    made, batch = make_objective("consistency", model, data, huber=0.0)
+    conditions = made.conditions(batch)
+    noisy = made.schedule.add_noise(batch.clean, batch.noise, batch.timesteps)
+    jump = LCMScheduler.from_config(model.scheduler.config)
+    path = DDIMScheduler.from_config(model.scheduler.config, set_alpha_to_one=False)
+    path.set_timesteps(50)
+    losses = []
+    with torch.no_grad():
+        for place, late in enumerate(batch.timesteps.tolist()):
+            own = slice(place, place + 1)
+            row = batch.scales[place].tolist()
+            guidance = Guidance(**dict(zip(CONDITION_NAMES, row, strict=True)))
+            guided = GuidedDenoiser(made.teacher.denoiser, guidance)
+            told = one_image(conditions, own, batch.scales)
+            clear = dataclasses.replace(told, scales=None)
+            early, x = max(late - 20, 0), noisy[own]
+            start = torch.tensor(late)
+            nearer = path.step(guided(x, start, clear), late, x).prev_sample
+            ends = []
+            for t, at in ((late, x), (early, nearer)):
+                prediction = NetworkDenoiser(model.unet, None)(at, torch.tensor(t), told)
+                alpha = jump.alphas_cumprod[t] ** 0.5
+                clean = alpha * at - (1 - alpha**2) ** 0.5 * prediction
+                skip, out = jump.get_scalings_for_boundary_condition_discrete(t)
+                ends.append(skip * at + out * clean)
+            losses.append(F.mse_loss(*ends))
+        loss = made.loss(batch)
+    torch.testing.assert_close(loss, torch.stack(losses).mean(), rtol=1e-3, atol=1e-6)
+
+
+def one_image(conditions, own, scales):
+    """Return the conditions of one image of a batch, which is not guided as a batch is."""
+    parts = {
+        name: getattr(conditions, name)[own]
+        for name in ("visible", "segmentation", "text", "style")
+        if getattr(conditions, name) is not None
+    }
+    return dataclasses.replace(conditions, **parts, scales=scales[own])
+
+
 def test_the_target_follows_the_student_without_gradients(data):
     made, batch = make_objective("consistency", tiny_model(), data, target_decay=0.75)
     made.loss(batch).backward()
@@ -418,8 +472,48 @@ def distilled_recipe(steps, **changes):
     )
 
 
+def in_steps(model, denoiser, solver, steps, noise, told):
+    generators = [torch.Generator().manual_seed(i) for i in range(len(noise))]
+    with torch.no_grad():
+        return solve(
+            denoiser, noise, told, config=model.scheduler.config, solver=solver, steps=steps,
+            generators=generators,
+        )  # fmt: skip
+
+
 def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+@torch.no_grad()
+def disagreement(teacher, data, student):
+    """Return how far a student's answers at neighbours on a teacher's path are apart."""
+    copied = dataclasses.replace(teacher, unet=copy.deepcopy(teacher.unet))
+    made, batch = make_objective("consistency", copied, data, pooled=False, target_decay=0.0)
+    made.model.unet.load_state_dict(student.unet.state_dict())
+    return made.loss(batch).item()
+
+
+def test_a_distilled_model_comes_nearer_to_its_teacher(data, tmp_path):
+    teacher = saved_teacher(data, tmp_path / "teacher")
+    settings = TrainSettings(data, tmp_path / "run", (), str(tmp_path / "teacher"))
+    student = load_model(train(distilled_recipe(30, noise_shift=3.0), settings))
+    folded = load_model(tmp_path / "run" / "models" / "guidance")
+    told = real_conditions(teacher, data)
+    noise = torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(5))
+
+    guided = GuidedDenoiser(teacher.denoiser, teacher.card.guidance)
+    wanted = in_steps(teacher, guided, "ddim", 8, noise, told)
+
+    told_scales = GuidedDenoiser(folded.denoiser, teacher.card.guidance)
+    made = in_steps(folded, told_scales, "ddim", 8, noise, told)
+    assert told_scales.evaluations == 4 * 8
+    # One evaluation a step of the teacher is the one without guidance.
+    alone = GuidedDenoiser(teacher.denoiser, Guidance(text=1.0, visible=1.0, segmentation=1.0))
+    unguided = F.mse_loss(in_steps(teacher, alone, "ddim", 8, noise, told), wanted).item()
+    assert F.mse_loss(made, wanted).item() < 0.9 * unguided
+    before, after = disagreement(folded, data, folded), disagreement(folded, data, student)
+    assert after < before
 
 
 @pytest.mark.parametrize("changes", [{}, {"target_decay": 0.0, "lora_rank": 2}])
@@ -450,6 +544,31 @@ def interrupting(stage, step):
         return progress
 
     return for_stage
+
+
+def test_one_step_comes_nearer_to_the_middle_of_the_teachers_pictures(data, tmp_path):
+    teacher = saved_teacher(data, tmp_path / "teacher", push=3.0)
+    stage = Stage(
+        name="one_step", objective="one_step", steps=30, learning_rate=1e-3, average_decay=0.8,
+        teacher_steps=4, end_to_end=1.0, **SMALL,
+    )  # fmt: skip
+    recipe = Recipe(name="d", architecture="tiny", stages=(stage,))
+    settings = TrainSettings(data, tmp_path / "run", (), str(tmp_path / "teacher"))
+    student = load_model(train(recipe, settings))
+    told = real_conditions(teacher, data)
+    guided = GuidedDenoiser(teacher.denoiser, teacher.card.guidance)
+    noises = torch.randn(8, 4, 4, 4, 4, generator=torch.Generator().manual_seed(5))
+    many = torch.stack([in_steps(teacher, guided, "ddim", 4, noise, told) for noise in noises])
+
+    def distance(model, denoiser):
+        made = in_steps(model, denoiser, "mean", 1, torch.zeros(4, 4, 4, 4), told)
+        return F.l1_loss(made, many.mean(dim=0)).item()
+
+    plain = GuidedDenoiser(student.denoiser, student.card.guidance)
+    assert distance(student, plain) < 0.8 * distance(teacher, guided)
+    assert plain.evaluations == 4
+    assert (student.card.solver, student.card.steps) == ("mean", 1)
+    assert student.card.guidance.text == 1.0
 
 
 def test_a_small_decoder_learns_the_autoencoders_pictures(data, tmp_path):
