@@ -126,14 +126,14 @@ class ImageEncoder(ModelMixin, ConfigMixin):
         Args:
             images: Images (N, 3, H, W) in [-1, 1], one batch after the other.
         """
-        number, total, squares = 0, 0.0, 0.0
+        number, size = 0, sum(_TAPS)
+        total = torch.zeros(size, dtype=torch.float64)
+        squares = torch.zeros(size, size, dtype=torch.float64)
         for batch in images:
-            rows = self.features(batch).movedim(1, -1).flatten(0, -2).double()
+            rows = self.features(batch).movedim(1, -1).flatten(0, -2).cpu().double()
             number += len(rows)
-            total = total + rows.sum(dim=0)
-            squares = squares + rows.T @ rows
-        assert isinstance(total, Tensor)
-        assert isinstance(squares, Tensor)
+            total += rows.sum(dim=0)
+            squares += rows.T @ rows
         mean = total / number
         values, vectors = torch.linalg.eigh(squares / number - torch.outer(mean, mean))
         kept = self.config["channels"]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+from v2ir.model.detail_decoder import DetailDecoder
+from v2ir.model.image_encoder import ImageEncoder
 
 _CLASSES = {
     "unet": ("diffusers", "UNet2DConditionModel"),
@@ -10,9 +14,13 @@ _CLASSES = {
 }
 
 
-def part_names(image_encoder: bool) -> list[str]:
-    """Return the names of a model's networks, with or without an image encoder."""
-    return ["unet", "autoencoder", "text_encoder", *(["image_encoder"] if image_encoder else [])]
+OWN_PARTS: dict[str, Any] = {"image_encoder": ImageEncoder, "detail_decoder": DetailDecoder}
+"""Networks of ours that a model may have, by the names of field and folder."""
+
+
+def part_names(has: Callable[[str], bool]) -> list[str]:
+    """Return the names of a model's networks: three, and those of ours that it has."""
+    return ["unet", "autoencoder", "text_encoder", *filter(has, OWN_PARTS)]
 
 
 def part_classes(model: Any) -> dict[str, Any]:
@@ -27,6 +35,19 @@ def part_classes(model: Any) -> dict[str, Any]:
     library = "latent_diffusion" if of_diffusers else "transformers"
     parts["text_encoder"] = [library, encoder.__name__]
     parts["tokenizer"] = ["transformers", type(model.tokenizer).__name__]
-    if model.image_encoder is not None:
-        parts["image_encoder"] = ["v2ir.model.image_encoder", "ImageEncoder"]
+    for name, part in OWN_PARTS.items():
+        if getattr(model, name) is not None:
+            parts[name] = [part.__module__, part.__name__]
     return {"_class_name": "DiffusionPipeline", **dict(sorted(parts.items()))}
+
+
+def subfolder(name: str) -> str:
+    """Return the name of a network's folder by the name of its field."""
+    return "vae" if name == "autoencoder" else name
+
+
+def hide_bars() -> None:
+    """Keep transformers from drawing bars of its own: progress is the caller's to show."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()

@@ -220,16 +220,19 @@ class Translator:
         generators = [image_generator(self.seed, item.key) for item in batch]
         width, height = batch[0].geometry.working_size
         size = (card.channels, height // card.factor, width // card.factor)
+        conditions = self._conditions(batch)
         latents = solve(
             self.plan.denoiser(self.model, self.windows),
             draw_noise(generators, *size).to(self.model.device, wide(self.model.dtype)),
-            self._conditions(batch),
+            conditions,
             config=self.model.scheduler.config,
             solver=self.solver,
             steps=self.steps,
             generators=generators,
         )
-        return list(from_tensor(self.windows.decode(self.model.decode, latents, card.factor)))
+        visible = torch.stack([to_tensor(item.visible) for item in batch])
+        planes = self.model.beside_visible(latents, conditions, visible)
+        return list(from_tensor(self.windows.decode(self.model.decode, planes, card.factor)))
 
     def _styles(self, batch: Sequence[Prepared]) -> list[int]:
         return [self._style_number if item.style is None else item.style for item in batch]

@@ -58,6 +58,9 @@ def _row(model: Model, item: TrainingScene, stage: Stage) -> np.ndarray:
         steps=model.card.steps if quick else ENOUGH_STEPS,
         generators=[generator],
     )
+    pixels = _batch(views.get("visible"))
+    if pixels is not None:
+        latents = model.beside_visible(latents, conditions, pixels)
     made = to_uint8(from_tensor(model.decode(latents))[0])
     blank = np.zeros((crop, crop), np.uint8)
     order = [views.get("visible"), views.get("segmentation"), made, views["infrared"]]

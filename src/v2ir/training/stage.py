@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from v2ir.model.card import GuidanceRange
 from v2ir.model.conditions import CONDITION_NAMES, ConditionName
 
-Part = Literal["autoencoder", "unet", "text_encoder", "decoder", "decomposition"]
+Part = Literal["autoencoder", "unet", "text_encoder", "decoder", "decomposition", "detail_decoder"]
 
 THERMAL_OBJECTIVES = ("denoising", "end_to_end")
 """Objectives that take a thermal loss: those that train the denoiser."""

@@ -8,6 +8,7 @@ from v2ir.training.objectives.consistency import Consistency
 from v2ir.training.objectives.decoder_distillation import DecoderDistillation
 from v2ir.training.objectives.decomposition import Decomposing
 from v2ir.training.objectives.denoising import Denoising
+from v2ir.training.objectives.detail import Detail
 from v2ir.training.objectives.end_to_end import EndToEnd
 from v2ir.training.objectives.guidance_distillation import GuidanceDistillation
 from v2ir.training.objectives.infrared_autoencoder import InfraredAutoencoder
@@ -23,6 +24,7 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "decomposition": Decomposing,
     "denoising": Denoising,
     "end_to_end": EndToEnd,
+    "detail": Detail,
     "regression": Regression,
     "pix2pix": Pix2Pix,
     "guidance_distillation": GuidanceDistillation,

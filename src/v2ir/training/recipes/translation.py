@@ -31,8 +31,15 @@ def mini() -> Recipe:
             ),
             Stage(name="pairs", phase=2, steps=500, decay_steps=5000, **small),
             Stage(
-                name="style", phase=3, steps=4500, decay_steps=4500, styles=_STREET,
+                name="style", phase=3, steps=2000, decay_steps=4500, styles=_STREET,
                 alignment=("strict", "near"), **small,
+            ),
+            Stage(
+                name="detail", phase=3, objective="detail", drop=0.0,
+                drop_style=0.0, steps=1500, decay_steps=1500, styles=_STREET, hot=2.0,
+                alignment=("strict", "near"), structure=0.3, end_to_end=0.75,
+                **{**small, "trains": ("detail_decoder",), "learning_rate": 1e-3,
+                   "average_decay": 0.99, "batch_size": 4},
             ),
         ),
         card={

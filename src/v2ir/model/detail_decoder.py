@@ -1,0 +1,100 @@
+"""A decoder that sees the visible image: heat from the latent, edges from the photograph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+FACTOR = 8
+"""Pixels of the picture for one pixel of the latent, along a side."""
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.silu(self.first(F.silu(x))))
+
+
+def _joined(inside: int, outside: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inside, outside, 3, padding=1), _Residual(outside))
+
+
+class DetailDecoder(ModelMixin, ConfigMixin):
+    """Makes the picture from the latent, the visible condition and the visible pixels.
+
+    The latent says how warm things are, but few of its eight channels' details are
+    predictable; the photograph says where they end. A U-Net of three levels joins both.
+    Source: the conditional decoder of Zhu et al. 2023, "Designing a Better Asymmetric VQGAN
+    for StableDiffusion", which sees the unmasked part of an image; the network is ours.
+
+    Args:
+        latents: Channels of the denoised latent.
+        seen: Channels of the visible condition: its latent and the image encoder's features.
+        widths: Channels at strides 8, 4 and 2.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self, latents: int = 8, seen: int = 72, widths: Sequence[int] = (96, 48, 32)
+    ) -> None:
+        super().__init__()
+        coarse, middle, fine = widths
+        self.see_fine = nn.Conv2d(12, fine, 3, padding=1)
+        self.see_middle = nn.Conv2d(fine, middle, 3, stride=2, padding=1)
+        self.see_coarse = nn.Conv2d(middle, coarse // 2, 3, stride=2, padding=1)
+        self.coarse = _joined(latents + seen + coarse // 2, coarse)
+        self.middle = _joined(coarse + middle, middle)
+        self.fine = _joined(middle + fine, fine)
+        self.last = nn.Conv2d(fine, 4, 3, padding=1)
+
+    def forward(self, latents: Tensor, seen: Tensor, visible: Tensor) -> Tensor:
+        """Return the picture, (N, 1, 8h, 8w), about [-1, 1].
+
+        Args:
+            latents: Scaled denoised latents, (N, c, h, w).
+            seen: The visible condition, (N, d, h, w).
+            visible: The visible image in [-1, 1], (N, 3, 8h, 8w).
+        """
+        fine = F.silu(self.see_fine(F.pixel_unshuffle(visible, 2)))
+        middle = F.silu(self.see_middle(fine))
+        coarse = F.silu(self.see_coarse(middle))
+        x = self.coarse(torch.cat([latents, seen, coarse], dim=1))
+        x = self.middle(torch.cat([_larger(x), middle], dim=1))
+        x = self.fine(torch.cat([_larger(x), fine], dim=1))
+        return F.pixel_shuffle(self.last(F.silu(x)), 2)
+
+    def decode(self, planes: Tensor) -> Tensor:
+        """Return the pictures of what `beside_visible` made, (N, 1, 8h, 8w)."""
+        own, seen = self.config["latents"], self.config["seen"]
+        latents, told, packed = planes.split([own, seen, 3 * FACTOR**2], dim=1)
+        return self(latents, told, F.pixel_shuffle(packed, FACTOR))
+
+
+def beside_visible(latents: Tensor, seen: Tensor, visible: Tensor) -> Tensor:
+    """Lay the visible condition and pixels beside latents: all that a window needs.
+
+    Args:
+        latents: Latents, (N, c, h, w).
+        seen: The visible condition, (N, d, h, w).
+        visible: The visible image in [-1, 1], (N, 3, 8h, 8w).
+
+    Returns:
+        (N, c + d + 192, h, w).
+    """
+    return torch.cat([latents, seen.to(latents), F.pixel_unshuffle(visible, FACTOR).to(latents)], 1)
+
+
+def _larger(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
