@@ -36,7 +36,7 @@ from v2ir.model import (
 )
 from v2ir.model.networks import build_scheduler, encode_mode
 from v2ir.model.small_decoder import SmallDecoder
-from v2ir.sampling import GuidedDenoiser, Translator, solve
+from v2ir.sampling import GuidedDenoiser, TranslateSettings, Translator, solve
 from v2ir.training import Recipe, Stage, TrainSettings, train
 from v2ir.training.cache import Caches, LatentCache, TextCache
 from v2ir.training.objectives import OBJECTIVES, Draw
@@ -514,6 +514,27 @@ def test_a_distilled_model_comes_nearer_to_its_teacher(data, tmp_path):
     assert F.mse_loss(made, wanted).item() < 0.9 * unguided
     before, after = disagreement(folded, data, folded), disagreement(folded, data, student)
     assert after < before
+
+
+def test_a_distilled_model_is_told_how_to_run(data, tmp_path):
+    made, _ = make_objective("consistency", tiny_model(), data)
+    made.finish([])
+    made.model.save(tmp_path / "student")
+    student = load_model(tmp_path / "student")
+    assert (student.card.solver, student.card.steps) == ("lcm", 4)
+    assert {name: c.steps for name, c in student.card.speeds.items()} == {"fast": 4, "one-step": 1}
+    assert student.card.guidance == Guidance(text=3.0, visible=1.5, segmentation=1.5)
+    assert student.card.guidance_range == RANGE
+    translator = Translator(student)
+    assert (translator.solver, translator.steps) == ("lcm", 4)
+    assert translator.translate_pixels(np.zeros((40, 48, 3), np.uint8)).shape == (40, 48)
+    with pytest.raises(InputError, match=r"text 9, taught 1 to 4"):
+        Translator(student, TranslateSettings(guidance=Guidance(text=9.0)))
+    other = Guidance(text=2.0, visible=1.5, segmentation=1.2, nesting="released")
+    with pytest.raises(InputError, match="nesting"):
+        Translator(student, TranslateSettings(guidance=other))
+    tied = other.model_copy(update={"segmentation": 1.5})
+    assert Translator(student, TranslateSettings(guidance=tied)).guidance == tied
 
 
 @pytest.mark.parametrize("changes", [{}, {"target_decay": 0.0, "lora_rank": 2}])
