@@ -239,7 +239,9 @@ def test_in_double_precision_the_batch_size_changes_nothing(model_folder):
     double = load_model(model_folder)
     for part in (double.unet, double.autoencoder, double.text_encoder):
         part.double()
-    double.encode, encode = (lambda images: encode(images.double())), double.encode
+    for name in ("encode", "encode_visible"):
+        encode = getattr(double, name)
+        setattr(double, name, lambda images, encode=encode: encode(images.double()))
     translator = Translator(double)
     items = [translator.prepare(street(i)[0], key=str(i)) for i in range(3)]
     together = translator.run(items)
