@@ -258,6 +258,18 @@ def test_mean_spread_and_the_best_row():
     assert spread([1.0, 3.0]) == pytest.approx(math.sqrt(2)) and math.isnan(spread([1.0]))
 
 
+def test_results_belong_to_the_weights_that_were_given(tmp_path, data):
+    keys = []
+    for seed in (1, 2):
+        build_model(architecture("tiny"), name="x", seed=seed).save(tmp_path / f"model{seed}")
+        asked = settings(data, tmp_path, model=str(tmp_path / f"model{seed}"))
+        keys.append([trial.key for trial in trials_of(table4(TINY), asked)])
+    assert not set(keys[0]) & set(keys[1])
+    (tmp_path / "model2").rename(tmp_path / "moved")
+    asked = settings(data, tmp_path, model=str(tmp_path / "moved"))
+    assert [trial.key for trial in trials_of(table4(TINY), asked)] == keys[1]
+
+
 def test_what_a_study_is_made_of(tmp_path):
     assert study_of(["table3"], TINY, load_recipe).name == "table3"
     file = tmp_path / "other.json"

@@ -248,23 +248,27 @@ def run(*words):
 
 def test_baselines_take_part_as_folders_of_outputs(data, tmp_path):
     """Train all three with one command, translate with each, and compare them in one table."""
-    run("train", ",".join(BASELINES), data, tmp_path / "runs")
+    files = []
+    for name in BASELINES:
+        stages = {stage.name: {"steps": 2} for stage in RECIPES[name].stages}
+        files.append(tmp_path / f"{name}.json")
+        files[-1].write_text(json.dumps({"from": name, "stages": stages}))
+    run("train", ",".join(map(str, files)), data, tmp_path / "runs")
     folders = {}
     for name in BASELINES:
         model = load_model(tmp_path / "runs" / name / "models" / "style")
         assert "segmentation" not in model.card.conditions
         folder = folders[name] = tmp_path / name
         run("translate", data / "rgb", folder, "--model", model_folder(tmp_path, name))
-        assert (read_infrared(folder / "street_00.png").std() > 0) and model.card.name == name
+        assert model.card.name == name
     for path in (data / "ir").glob("alone_*"):
         path.unlink()  # they have no photograph, so no method has them
     first, *others = folders.items()
     methods = [word for name, folder in others for word in ("--methods", f"{name}={folder}")]
-    report = tmp_path / "report"
-    run("evaluate", first[1], data / "ir", *methods, "--report", report)
-    means = json.loads((report / "summary.json").read_text())["means"]
-    values = [means[name]["all"]["psnr"] for name in ("prediction", *BASELINES[1:])]
-    assert len(set(values)) == 3
+    table = run("evaluate", first[1], data / "ir", *methods)
+    assert "prediction" in table and all(name in table for name in BASELINES[1:])
+    made = [read_infrared(folder / "street_00.png") for folder in folders.values()]
+    assert all(np.abs(made[a] - made[b]).max() > 0.01 for a, b in ((0, 1), (0, 2), (1, 2)))
 
 
 def model_folder(tmp_path, name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -12,6 +13,7 @@ from v2ir.ablation.settings import AblationSettings
 from v2ir.ablation.studies import Row, Study
 from v2ir.errors import DataError, RunError
 from v2ir.files import hash_file, read_json
+from v2ir.model import find_model
 from v2ir.records import JsonRecord
 from v2ir.training import Recipe, Stage
 from v2ir.training.objectives import FOR_AUTOENCODERS
@@ -90,7 +92,10 @@ class Trial:
             "before": [stage.model_dump(mode="json") for stage in self.before],
             "sampling": self.row.sampling.to_json(),
             "seed": self.seed,
-            "start": [settings.autoencoder, settings.start_from, settings.model],
+            "start": [
+                _weights(name)
+                for name in (settings.autoencoder, settings.start_from, settings.model)
+            ],
             "selection": settings.selection.to_json(),
             "limit": settings.limit,
             "features": settings.features,
@@ -117,6 +122,16 @@ class Trial:
                 do="give another folder, or the budget, data and options of the first call",
             )
         return found
+
+
+@functools.lru_cache
+def _weights(name: str | None) -> str | None:
+    """Return a hash of a model's weights, since a folder may be trained anew."""
+    if name is None:
+        return None
+    files = sorted(find_model(name).glob("*/*.safetensors"))
+    total = hashlib.sha256(" ".join(hash_file(path) for path in files).encode())
+    return total.hexdigest()
 
 
 def trials_of(study: Study, settings: AblationSettings) -> list[Trial]:

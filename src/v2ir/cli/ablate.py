@@ -40,7 +40,7 @@ def command(
     model: str | None = typer.Option(
         None, help="With table4: sample this model instead of training one."
     ),
-    split: str = typer.Option("test", help="Split to measure on."),
+    split: str = typer.Option("test", help="Split to measure on: train, val or test."),
     alignment: str | None = typer.Option(None, help="Only pairs of this alignment."),
     limit: int | None = typer.Option(None, min=1, help="Measure on this many images only."),
     features: str | None = typer.Option(
