@@ -28,7 +28,9 @@ def command(
     images: int = typer.Option(8, help="Most photographs in one run of a quick speed."),
     batch: str | None = typer.Option(None, metavar="N,N", help="Batch sizes to compare."),
     speed: str | None = typer.Option(
-        None, metavar="NAMES", help="Speeds to measure, such as exact,one-step; without, all."
+        None,
+        metavar="NAMES",
+        help="Speeds, such as exact,one-step; without, all. --scaling takes the last.",
     ),
     repeats: int = typer.Option(3, help="Rounds of measurement; everything takes turns."),
     minutes: float = typer.Option(
@@ -59,11 +61,10 @@ def command(
 
     Without options: each speed of `translate --speed` beside the reference, on drawn
     photographs, in under five minutes. --against, --stages, --scaling, --training and
-    --floor measure those instead, and --speed adds the speeds to them. What is measured
-    stands in the report at once: the same command goes on after an interruption, and
-    other parts join the same report.
+    --floor measure those instead. What is measured stands in the report at once: the
+    same command goes on after an interruption, and other parts join the same report.
 
-    Example: `v2ir bench --speed exact,one-step --stages --report bench`
+    Example: `v2ir bench --stages --speed exact,one-step --report bench`
     """
     if against is not None and against not in COMPARISONS:
         raise UnknownNameError.of("comparison", against, COMPARISONS)
@@ -74,9 +75,7 @@ def command(
         "scaling": scaling,
         "training": training,
     }
-    parts = [name for name, wanted in flags.items() if wanted]
-    if speed is not None or not parts:
-        parts.insert(0, "speeds")
+    parts = [name for name, wanted in flags.items() if wanted] or ["speeds"]
     from v2ir.bench import FULL_SIZE, BenchSettings
     from v2ir.bench.workbench import DEFAULT_SPEEDS
 
