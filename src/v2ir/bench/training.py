@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from v2ir.annotation import annotate, make_captioner, make_segmenter
@@ -28,6 +27,7 @@ from v2ir.training.objectives import Draw
 from v2ir.training.objectives.denoising import Denoising
 from v2ir.training.objectives.objective import read_part
 from v2ir.training.scenes import TrainingScene, scenes_of, training_scenes
+from v2ir.training.train import no_denormals
 
 PARTS = ("captioner", "segmenter", "text encoder", "autoencoder", "batch", "forward", "backward")
 PREPARATIONS = ("index", "captions", "maps", "latents")
@@ -126,7 +126,6 @@ class TrainingSteps:
 
 def measure_training(bench: Workbench, progress: Progress) -> tuple[Section, ...]:
     """Measure the preparation of a drawn data set, then training steps on it in turns."""
-    torch.set_flush_denormal(True)
     preparation = _preparation(bench)
     data = bench.folder / "pairs"
     if not (data / "scenes.jsonl").exists():  # prepared in the run that was interrupted
@@ -143,7 +142,8 @@ def measure_training(bench: Workbench, progress: Progress) -> tuple[Section, ...
         )
         for name, kept in (("cached", True), ("computed", False))
     ]
-    bench.compare(tasks, progress)
+    with no_denormals():
+        bench.compare(tasks, progress)
     cached, computed = (bench.journal.samples(task.name) for task in tasks)
     return (preparation, _section(bench, cached, computed))
 

@@ -14,11 +14,16 @@ FACTOR = 8
 """Pixels of the picture for one pixel of the latent, along a side."""
 
 
+def _convolution(inside: int, outside: int, stride: int = 1) -> nn.Conv2d:
+    # Zeros beyond the border would draw a frame around every picture.
+    return nn.Conv2d(inside, outside, 3, stride, padding=1, padding_mode="replicate")
+
+
 class _Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.first = _convolution(channels, channels)
+        self.second = _convolution(channels, channels)
         nn.init.zeros_(self.second.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -26,7 +31,7 @@ class _Residual(nn.Module):
 
 
 def _joined(inside: int, outside: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inside, outside, 3, padding=1), _Residual(outside))
+    return nn.Sequential(_convolution(inside, outside), _Residual(outside))
 
 
 class DetailDecoder(ModelMixin, ConfigMixin):
@@ -51,13 +56,13 @@ class DetailDecoder(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         coarse, middle, fine = widths
-        self.see_fine = nn.Conv2d(12, fine, 3, padding=1)
-        self.see_middle = nn.Conv2d(fine, middle, 3, stride=2, padding=1)
-        self.see_coarse = nn.Conv2d(middle, coarse // 2, 3, stride=2, padding=1)
+        self.see_fine = _convolution(12, fine)
+        self.see_middle = _convolution(fine, middle, 2)
+        self.see_coarse = _convolution(middle, coarse // 2, 2)
         self.coarse = _joined(latents + seen + coarse // 2, coarse)
         self.middle = _joined(coarse + middle, middle)
         self.fine = _joined(middle + fine, fine)
-        self.last = nn.Conv2d(fine, 4, 3, padding=1)
+        self.last = _convolution(fine, 4)
 
     def forward(self, latents: Tensor, seen: Tensor, visible: Tensor) -> Tensor:
         """Return the picture, (N, 1, 8h, 8w), about [-1, 1].

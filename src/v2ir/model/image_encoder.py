@@ -140,6 +140,7 @@ class ImageEncoder(ModelMixin, ConfigMixin):
         spread = values[-kept:].clamp_min(1e-8).sqrt()
         weight = (vectors[:, -kept:] / spread).T.flip(0)
         self.projection.weight.copy_(weight[:, :, None, None])
+        assert self.projection.bias is not None
         self.projection.bias.copy_(-(weight @ mean))
 
 

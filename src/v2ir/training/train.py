@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +118,6 @@ def train(
         InputError: If a stage does not fit the memory, or distils and there is no model.
         UnknownNameError: If a stage is asked for that the recipe does not have.
     """
-    # Gradients of saturated units underflow; on CPUs denormal numbers are many times slower.
-    torch.set_flush_denormal(True)
     wanted = _chosen(recipe, settings.stages)
     run, team = Run(settings.run_dir), Team()
     if team.is_lead:
@@ -135,13 +133,26 @@ def train(
         fill if team.is_lead else None,
     )
     previous: Path | None = None
-    with run.events() if team.is_lead else contextlib.nullcontext():
+    with no_denormals(), run.events() if team.is_lead else contextlib.nullcontext():
         for place, stage in enumerate(recipe.stages):
             if stage.name in wanted and not run.is_finished(stage.name):
                 _run_stage(stage, place, recipe, work, previous or settings.start_from)
             if run.is_finished(stage.name):
                 previous = run.model(stage.name)
     return previous or run.model(recipe.stages[-1].name)
+
+
+@contextlib.contextmanager
+def no_denormals() -> Iterator[None]:
+    """Flush denormal numbers to zero for the length of a block.
+
+    Gradients of saturated units underflow, and on CPUs denormal numbers are many times slower.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _chosen(recipe: Recipe, names: Sequence[str]) -> set[str]:

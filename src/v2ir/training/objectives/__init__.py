@@ -38,7 +38,7 @@ FOR_AUTOENCODERS = frozenset(
 )
 """The objectives that train no denoiser: nothing can be sampled after them."""
 FROM_A_MODEL = frozenset(
-    {"guidance_distillation", "consistency", "one_step", "decoder_distillation"}
+    {"guidance_distillation", "consistency", "one_step", "decoder_distillation", "detail"}
 )
 """The objectives whose stage starts from a trained model: it is the teacher."""
 

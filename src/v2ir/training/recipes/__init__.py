@@ -21,12 +21,27 @@ from v2ir.training.recipes.distillation import (
 from v2ir.training.recipes.parts import INFRARED_PROMPT
 from v2ir.training.recipes.text import ir_autoencoder, txt2ir, txt2ir_mini
 from v2ir.training.recipes.thermal import mini_further, thermal_losses
-from v2ir.training.recipes.translation import camera, camera_lora, diffv2ir, mini, tiny
+from v2ir.training.recipes.translation import (
+    camera,
+    camera_lora,
+    diffv2ir,
+    mini,
+    mini_detail,
+    tiny,
+)
 from v2ir.training.stage import Recipe
 
 __all__ = ["INFRARED_PROMPT", "RECIPES", "ablations", "load_recipe"]
 
-_TRANSLATION = (mini(), camera(), camera_lora(), tiny(), diffv2ir(256), diffv2ir(512))
+_TRANSLATION = (
+    mini(),
+    mini_detail(),
+    camera(),
+    camera_lora(),
+    tiny(),
+    diffv2ir(256),
+    diffv2ir(512),
+)
 _TEXT = (
     txt2ir(),
     txt2ir_mini(),

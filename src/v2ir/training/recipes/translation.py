@@ -34,20 +34,35 @@ def mini() -> Recipe:
                 name="style", phase=3, steps=2000, decay_steps=4500, styles=_STREET,
                 alignment=("strict", "near"), **small,
             ),
-            Stage(
-                name="detail", phase=3, objective="detail", drop=0.0,
-                drop_style=0.0, steps=1500, decay_steps=1500, styles=_STREET, hot=2.0,
-                alignment=("strict", "near"), structure=0.3, end_to_end=0.75,
-                **{**small, "trains": ("detail_decoder",), "learning_rate": 1e-3,
-                   "average_decay": 0.99, "batch_size": 4},
-            ),
         ),
         card={
             **ANNOTATORS,
             "resolution": 384, "multiple": 32, "solver": "mean", "steps": 1,
             "prompt_without_caption": "",
             "guidance": {"text": 1.0, "visible": 1.0, "segmentation": 1.0},
+            "speeds": {
+                "balanced": {"solver": "dpmpp", "steps": 4},
+                "fast": {"solver": "mean", "steps": 2},
+                "one-step": {"solver": "mean", "steps": 1},
+            },
         },
+    )  # fmt: skip
+
+
+def mini_detail() -> Recipe:
+    """Return the training of a decoder that sees the visible image, `--from` a model like mini."""
+    return Recipe(
+        name="mini-detail",
+        architecture="mini",
+        stages=(
+            Stage(
+                name="detail", phase=3, objective="detail", trains=("detail_decoder",), drop=0.0,
+                drop_style=0.0, steps=6000, decay_steps=6000, warmup_steps=50, batch_size=4,
+                learning_rate=1e-3, average_decay=0.99, balance=0.5, scales=(1.0, 1.5),
+                jitter=0.2, noise_shift=8.0, styles=_STREET, alignment=("strict", "near"),
+                hot=2.0, structure=0.3, end_to_end=0.75, sample_every=500,
+            ),
+        ),
     )  # fmt: skip
 
 
