@@ -104,3 +104,14 @@ def test_only_the_latent_is_scaled() -> None:
     scaled = model.scale_condition(torch.full((1, 6, 2, 2), 5.0))
     assert torch.equal(scaled[:, :4], torch.full((1, 4, 2, 2), 2.0))
     assert torch.equal(scaled[:, 4:], torch.full((1, 2, 2, 2), 5.0))
+
+
+def test_the_published_procedure_gives_the_features_to_the_network(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from v2ir.bench.reference import PublishedProcedure
+
+    pixels = torch.randint(0, 256, (40, 48, 3), generator=torch.Generator().manual_seed(4))
+    Image.fromarray(pixels.to(torch.uint8).numpy()).save(tmp_path / "one.png")
+    procedure = PublishedProcedure(small_model(6), None, None, 32, steps=2)
+    assert procedure.translate(tmp_path / "one.png").shape == (40, 48)

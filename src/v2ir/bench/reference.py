@@ -77,26 +77,24 @@ class PublishedProcedure:
         geometry = fit(photograph.shape[1], photograph.shape[0], self.resolution, card.multiple)
         shown = scaled(photograph, geometry)
         caption = self.captioner.caption([shown])[0] if self.captioner else None
-        visible = self._encode(shown, geometry)
+        visible = model.encode_visible(_tensor(shown, geometry))
         found = self.segmenter.segment([shown])[0] if self.segmenter else None
-        mapped = torch.zeros_like(visible) if found is None else self._encode(found, geometry)
+        blank = torch.zeros_like(visible[:, : card.channels])
+        mapped = blank if found is None else model.encode(_tensor(found, geometry))
         null, text = model.embed_prompts([""]), model.embed([caption])
         # Rows: nothing, S, V + S, T + V + S; the released code's nesting.
         nothing = torch.zeros_like(visible)
         images = torch.cat(
             [
                 torch.cat([nothing, nothing, visible, visible]),
-                torch.cat([nothing, mapped, mapped, mapped]),
+                torch.cat([blank, mapped, mapped, mapped]),
             ],
             dim=1,
         )
         generator = image_generator(self.seed, hash_file(path))
-        noise = draw_noise([generator], *visible.shape[1:]).to(model.device)
+        noise = draw_noise([generator], *blank.shape[1:]).to(model.device)
         clean = self._solve(noise, images, torch.cat([null, null, null, text]), generator)
         return undo(from_tensor(model.decode(clean))[0], geometry).clip(0, 1)
-
-    def _encode(self, pixels: np.ndarray, geometry: Geometry) -> Tensor:
-        return self.model.encode(to_tensor(padded(pixels, geometry))[None])
 
     def _solve(
         self, noise: Tensor, images: Tensor, texts: Tensor, generator: torch.Generator
@@ -118,6 +116,10 @@ class PublishedProcedure:
             guided = combine(*predicted.chunk(4))
             latents = scheduler.step(guided, timestep, latents, generator=generator).prev_sample
         return latents
+
+
+def _tensor(pixels: np.ndarray, geometry: Geometry) -> Tensor:
+    return to_tensor(padded(pixels, geometry))[None]
 
 
 def combine(none: Tensor, mapped: Tensor, seen: Tensor, told: Tensor) -> Tensor:

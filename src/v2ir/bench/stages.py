@@ -33,6 +33,7 @@ STAGES = (
 _OF_THE_MODEL = {
     "embed_prompts": "embed text",
     "encode": "encode",
+    "encode_visible": "encode",
     "decode": "decode latents",
 }
 

@@ -105,7 +105,11 @@ class TrainingSteps:
         encode = self._timed(clock, "autoencoder", model.encode)
         embed = self._timed(clock, "text encoder", lambda prompt: model.embed_prompts([prompt])[0])
         latents = kind(self.folder, encode, "bench")
-        caches = Caches(latents, TextCache(self.folder / "text", embed, "bench"))
+        visible = None
+        if model.image_encoder is not None:
+            seen = self._timed(clock, "autoencoder", model.visible_latents)
+            visible = kind(self.folder, seen, "bench with features")
+        caches = Caches(latents, TextCache(self.folder / "text", embed, "bench"), visible)
         made = Denoising(model, self._stage, caches)
         for module in made.modules.values():
             module.requires_grad_(True)
