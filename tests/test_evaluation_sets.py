@@ -26,10 +26,10 @@ from v2ir.evaluation.features import (
     FeatureNetwork,
     inception,
     load_features,
-    optional_module,
 )
 from v2ir.evaluation.perceptual import load_lpips, with_perceptual
 from v2ir.evaluation.sets import compare_sets, evaluate_sets, set_warnings
+from v2ir.extras import optional_module
 from v2ir.images import read_infrared
 
 

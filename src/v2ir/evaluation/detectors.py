@@ -10,8 +10,8 @@ import numpy as np
 
 from v2ir.errors import DataError, ModelError
 from v2ir.evaluation.boxes import Box, BoxSource, SizeOf, overlaps, read_boxes
-from v2ir.evaluation.features import optional_module
 from v2ir.evaluation.voc import is_voc, read_voc
+from v2ir.extras import optional_module
 from v2ir.files import hash_file
 from v2ir.images import resize
 

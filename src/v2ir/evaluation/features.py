@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import importlib.metadata
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from v2ir.errors import InputError, MissingExtraError, ModelError, UnknownNameError
+from v2ir.errors import InputError, ModelError, UnknownNameError
+from v2ir.extras import optional_module
 from v2ir.files import hash_file
 from v2ir.images import resize, to_uint8
 
@@ -108,22 +108,6 @@ def load_features(text: str) -> FeatureNetwork:
     if path.suffix == ".onnx" and path.is_file():
         return onnx_features(path)
     raise UnknownNameError.of("feature network", text, [*FEATURES, "FILE.onnx", "FOLDER"])
-
-
-def optional_module(name: str, extra: str) -> Any:
-    """Import a package that an extra brings.
-
-    Raises:
-        MissingExtraError: If it is not there, or is there but broken.
-    """
-    try:
-        return importlib.import_module(name)
-    except (ImportError, RuntimeError) as error:
-        raise MissingExtraError(
-            f"{name} cannot be imported",
-            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            do=f"install it with: pip install 'v2ir[{extra}]'",
-        ) from error
 
 
 def efficientnet() -> FeatureNetwork:

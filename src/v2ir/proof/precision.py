@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from v2ir.evaluation.boxes import Box
-from v2ir.evaluation.features import optional_module
+from v2ir.extras import optional_module
 from v2ir.proof.scenes import ProofScene
 from v2ir.records import JsonRecord
 

