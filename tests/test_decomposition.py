@@ -18,7 +18,7 @@ from v2ir.data import index
 from v2ir.errors import ModelError
 from v2ir.files import read_jsonl
 from v2ir.model import architecture, build_model, load_model
-from v2ir.model.decomposition import Decomposition, DecompositionNetwork, load_decomposition
+from v2ir.model.decomposition import Decomposition, DecompositionNetwork
 from v2ir.training import Recipe, Stage, TrainSettings, train
 from v2ir.training.cache import Caches, LatentCache, TextCache
 from v2ir.training.objectives import FOR_AUTOENCODERS, OBJECTIVES, Draw
@@ -130,11 +130,11 @@ def test_a_picture_of_one_value_has_finite_parts():
 def test_it_comes_back_from_its_folder(tmp_path):
     made, true = network(patches=3), pictures()
     made.save(tmp_path / "parts")
-    again = load_decomposition(tmp_path / "parts")
+    again = DecompositionNetwork.load(tmp_path / "parts")
     assert torch.equal(again(true).planes, made(true).planes) and not again.training
     (tmp_path / "parts" / "config.json").write_text('{"patches": 2, "widths": [16, 24, 32]}')
     with pytest.raises(ModelError, match="do not fit"):
-        load_decomposition(tmp_path / "parts")
+        DecompositionNetwork.load(tmp_path / "parts")
 
 
 # --- the comparison ----------------------------------------------------------------------

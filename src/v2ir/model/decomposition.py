@@ -16,19 +16,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from v2ir.errors import ModelError
-from v2ir.files import read_json, write_bytes, write_json
+from v2ir.model.own_network import OwnNetwork
 
-DECOMPOSITION_DIR = "decomposition"
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
 _LEAST_DEVIATION = 1e-3
 
 
@@ -69,13 +63,15 @@ class Decomposition:
         return torch.cat([self.emissivity, self.temperature, self.mixture], dim=1)
 
 
-class DecompositionNetwork(nn.Module):
+class DecompositionNetwork(OwnNetwork):
     """A small U-Net that tells the parts of a picture.
 
     Args:
         patches: Patches of the environment along each side of the picture.
         widths: Channels at full size, at half, at a quarter, ...; multiples of 8.
     """
+
+    objective = "decomposition"
 
     def __init__(self, patches: int = 2, widths: Sequence[int] = (16, 24, 32)) -> None:
         super().__init__()
@@ -117,39 +113,6 @@ class DecompositionNetwork(nn.Module):
             x = F.interpolate(x, size=beside.shape[-2:], mode="nearest")
             x = up(torch.cat([x, beside], dim=1))
         return self.last(x)
-
-    def save(self, folder: Path) -> None:
-        """Write the weights and the sizes into a folder.
-
-        Raises:
-            OutputError: If the disk refuses.
-        """
-        from safetensors.torch import save
-
-        state = {name: value.contiguous() for name, value in self.state_dict().items()}
-        write_bytes(folder / WEIGHTS_NAME, save(state))
-        write_json(folder / CONFIG_NAME, self.config)
-
-
-def load_decomposition(folder: Path) -> DecompositionNetwork:
-    """Load a network that `DecompositionNetwork.save` wrote, in evaluation mode.
-
-    Raises:
-        ModelError: If the weights do not fill the network.
-    """
-    from safetensors.torch import load
-
-    config: dict[str, Any] = read_json(folder / CONFIG_NAME)
-    network = DecompositionNetwork(**config)
-    try:
-        network.load_state_dict(load((folder / WEIGHTS_NAME).read_bytes()))
-    except RuntimeError as error:
-        raise ModelError(
-            f"the weights of {folder} do not fit its configuration",
-            got=str(error).splitlines()[-1].strip(),
-            do="train the stage with the objective decomposition again",
-        ) from error
-    return network.eval()
 
 
 def _block(before: int, after: int, stride: int = 1) -> nn.Sequential:

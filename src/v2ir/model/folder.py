@@ -13,13 +13,11 @@ from pydantic import ValidationError
 from v2ir.errors import ModelError
 from v2ir.files import read_json
 from v2ir.model.card import ModelCard
-from v2ir.model.decomposition import DECOMPOSITION_DIR, load_decomposition
 from v2ir.model.finding import CARD_NAME, bundled_models, find_model
 from v2ir.model.folding import takes_scales
-from v2ir.model.listing import OWN_PARTS, hide_bars, part_names, subfolder
+from v2ir.model.listing import OWN_NETWORKS, OWN_PARTS, hide_bars, part_names, subfolder
 from v2ir.model.model import Model
 from v2ir.model.networks import num_planes
-from v2ir.model.small_decoder import DECODER_DIR, load_small_decoder
 from v2ir.model.text import TEXT_ENCODERS, text_encoder_class
 
 __all__ = ["CARD_NAME", "Model", "bundled_models", "find_model", "load_model", "load_part"]
@@ -56,10 +54,9 @@ def _load_parts(folder: Path) -> dict[str, Any]:
     loaded = {name: load_part(folder, name) for name in names}
     loaded["tokenizer"] = AutoTokenizer.from_pretrained(folder / "tokenizer")
     loaded["scheduler"] = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
-    if (folder / DECOMPOSITION_DIR).is_dir():
-        loaded["decomposition"] = load_decomposition(folder / DECOMPOSITION_DIR)
-    if (folder / DECODER_DIR).is_dir():
-        loaded["decoder"] = load_small_decoder(folder / DECODER_DIR)
+    for name, network in OWN_NETWORKS.items():
+        if (folder / name).is_dir():
+            loaded[name] = network.load(folder / name)
     return loaded
 
 

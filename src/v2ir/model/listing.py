@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from v2ir.model.decomposition import DecompositionNetwork
 from v2ir.model.detail_decoder import DetailDecoder
 from v2ir.model.image_encoder import ImageEncoder
+from v2ir.model.own_network import OwnNetwork
+from v2ir.model.small_decoder import SmallDecoder
 
 _CLASSES = {
     "unet": ("diffusers", "UNet2DConditionModel"),
@@ -15,7 +18,12 @@ _CLASSES = {
 
 
 OWN_PARTS: dict[str, Any] = {"image_encoder": ImageEncoder, "detail_decoder": DetailDecoder}
-"""Networks of ours that a model may have, by the names of field and folder."""
+"""Networks of ours that diffusers saves, by the names of field and folder."""
+OWN_NETWORKS: dict[str, type[OwnNetwork]] = {
+    "decomposition": DecompositionNetwork,
+    "decoder": SmallDecoder,
+}
+"""Networks of ours that save themselves, in the same way."""
 
 
 def part_names(has: Callable[[str], bool]) -> list[str]:

@@ -16,13 +16,18 @@ from v2ir.errors import UnknownNameError
 from v2ir.files import write_json
 from v2ir.model.card import ModelCard
 from v2ir.model.conditions import Conditions
-from v2ir.model.decomposition import DECOMPOSITION_DIR
 from v2ir.model.denoiser import NetworkDenoiser, NoiseSchedule
 from v2ir.model.detail_decoder import beside_visible
 from v2ir.model.finding import CARD_NAME
-from v2ir.model.listing import OWN_PARTS, hide_bars, part_classes, part_names, subfolder
+from v2ir.model.listing import (
+    OWN_NETWORKS,
+    OWN_PARTS,
+    hide_bars,
+    part_classes,
+    part_names,
+    subfolder,
+)
 from v2ir.model.networks import encode_mode
-from v2ir.model.small_decoder import DECODER_DIR
 
 
 @dataclasses.dataclass(eq=False)
@@ -133,7 +138,7 @@ class Model:
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Model:
         """Move the networks; `dtype` changes the denoising network alone."""
-        own = [getattr(self, name) for name in (*OWN_PARTS, "decomposition", "decoder")]
+        own = [getattr(self, name) for name in (*OWN_PARTS, *OWN_NETWORKS)]
         for part in (self.autoencoder, self.text_encoder, *own):
             if part is not None:
                 torch.nn.Module.to(part, device)
@@ -275,9 +280,8 @@ class Model:
             part.save_pretrained(folder / subfolder(name))
         self.tokenizer.save_pretrained(folder / "tokenizer")
         self.scheduler.save_pretrained(folder / "scheduler")
-        if self.decomposition is not None:
-            self.decomposition.save(folder / DECOMPOSITION_DIR)
-        if self.decoder is not None:
-            self.decoder.save(folder / DECODER_DIR)
+        for name in OWN_NETWORKS:
+            if getattr(self, name) is not None:
+                getattr(self, name).save(folder / name)
         write_json(folder / CARD_NAME, self.card.model_dump(mode="json"))
         write_json(folder / "model_index.json", part_classes(self))

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from v2ir.errors import ModelError
-from v2ir.files import read_json, write_bytes, write_json
-
-DECODER_DIR = "decoder"
-CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
+from v2ir.model.own_network import OwnNetwork
 
 
-class SmallDecoder(nn.Module):
+class SmallDecoder(OwnNetwork):
     """A decoder of plain convolutions: a few residual blocks at each size, no attention.
 
     It takes latents of unit variance, as the denoiser gives them, and makes one channel.
@@ -31,6 +26,8 @@ class SmallDecoder(nn.Module):
         ModelError: If widths and blocks differ in number.
     """
 
+    objective = "decoder_distillation"
+
     def __init__(self, latents: int, widths: Sequence[int], blocks: Sequence[int]) -> None:
         from diffusers.models.autoencoders.vae import DecoderTiny
 
@@ -40,7 +37,7 @@ class SmallDecoder(nn.Module):
                 "a small decoder needs as many widths as numbers of blocks",
                 got=f"{len(widths)} widths, {len(blocks)} numbers of blocks",
             )
-        self.config: dict[str, Any] = {
+        self.config = {
             "latents": latents,
             "widths": list(widths),
             "blocks": list(blocks),
@@ -63,36 +60,3 @@ class SmallDecoder(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         """Decode scaled latents (N, c, h, w) to pictures (N, 1, H, W), about [-1, 1]."""
         return self.layers(latents)
-
-    def save(self, folder: Path) -> None:
-        """Write the weights and the sizes into a folder.
-
-        Raises:
-            OutputError: If the disk refuses.
-        """
-        from safetensors.torch import save
-
-        state = {name: value.contiguous() for name, value in self.state_dict().items()}
-        write_bytes(folder / WEIGHTS_NAME, save(state))
-        write_json(folder / CONFIG_NAME, self.config)
-
-
-def load_small_decoder(folder: Path) -> SmallDecoder:
-    """Load a decoder that `SmallDecoder.save` wrote, in evaluation mode and float32.
-
-    Raises:
-        ModelError: If the weights do not fill the network.
-    """
-    from safetensors.torch import load
-
-    config: dict[str, Any] = read_json(folder / CONFIG_NAME)
-    decoder = SmallDecoder(**config)
-    try:
-        decoder.load_state_dict(load((folder / WEIGHTS_NAME).read_bytes()))
-    except RuntimeError as error:
-        raise ModelError(
-            f"the weights of {folder} do not fit its configuration",
-            got=str(error).splitlines()[-1].strip(),
-            do="train the stage with the objective decoder_distillation again",
-        ) from error
-    return decoder.eval()
