@@ -84,6 +84,19 @@ def adaptive_weight(
     return (pulls[0] / (pulls[1] + 1e-4)).clamp(0.0, largest).detach()
 
 
+def make_judge(device: torch.device, beside: int = 0, num_styles: int = 0) -> PatchDiscriminator:
+    """Return a discriminator of infrared pictures with the same first weights every time.
+
+    Args:
+        device: Where it runs.
+        beside: Channels of what a picture is judged beside.
+        num_styles: Number of styles that it is told.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return PatchDiscriminator(1 + beside, num_styles).to(device)
+
+
 def contest(
     judge: PatchDiscriminator,
     made: Tensor,
@@ -91,28 +104,41 @@ def contest(
     loss: Tensor,
     last_layer: Tensor,
     stage: Stage,
+    *,
+    beside: Tensor | None = None,
+    styles: Tensor | None = None,
 ) -> Tensor:
     """Return the losses of both players; each one's reaches its own weights alone.
 
     Args:
-        judge: The discriminator, which sees the pictures alone.
+        judge: The discriminator.
         made: Generated pictures, (N, 1, H, W) in [-1, 1].
         true: True ones.
         loss: What the maker is pulled by otherwise.
-        last_layer: Weights of the maker's last layer, where both pulls are compared.
+        last_layer: Weights of the maker's last layer, where both pulls are compared; where
+            they rest, the pictures take their place.
         stage: Its `adversarial` and `features` are the weights.
+        beside: What the discriminator sees beside the pictures, (N, C, H, W).
+        styles: Style numbers that it is told, (N,).
     """
-    styles = torch.zeros(len(made), dtype=torch.long, device=made.device)
+    if styles is None:
+        styles = torch.zeros(len(made), dtype=torch.long, device=made.device)
+
+    def shown(pictures: Tensor) -> Tensor:
+        return pictures if beside is None else torch.cat([pictures, beside], dim=1)
+
     for parameter in judge.parameters():
         parameter.requires_grad_(False)
-    verdicts = judge(made, styles)
+    verdicts = judge(shown(made), styles)
     fooled = -verdicts[-1].mean()
     if stage.features:
         with torch.no_grad():
-            wanted = judge(true, styles)
+            wanted = judge(shown(true), styles)
         fooled = fooled + stage.features * feature_distance(verdicts, wanted)
-    weight = stage.adversarial * adaptive_weight(loss, fooled, last_layer)
+    layer = last_layer if last_layer.requires_grad else made
+    weight = stage.adversarial * adaptive_weight(loss, fooled, layer)
     for parameter in judge.parameters():
         parameter.requires_grad_(True)
-    seen = judge(torch.cat([true, made.detach()]), styles.repeat(2))[-1]
+    both = torch.cat([shown(true), shown(made.detach())])
+    seen = judge(both, styles.repeat(2))[-1]
     return weight * fooled + discriminator_loss(*seen.chunk(2))

@@ -13,7 +13,7 @@ from v2ir.model import Model
 from v2ir.model.networks import encode_mode
 from v2ir.model.small_decoder import SmallDecoder
 from v2ir.training.cache import Caches
-from v2ir.training.objectives.adversary import PatchDiscriminator, contest
+from v2ir.training.objectives.adversary import PatchDiscriminator, contest, make_judge
 from v2ir.training.objectives.perceptual import Distance, make_perceptual
 from v2ir.training.objectives.pixels import edge_l1, structural_dissimilarity
 from v2ir.training.objectives.reconstruction import Reconstruction
@@ -43,9 +43,7 @@ class DecoderDistillation(Reconstruction):
             self.distance = make_perceptual(stage.perceptual_network, model.device)
         self.discriminator: PatchDiscriminator | None = None
         if stage.adversarial > 0:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                self.discriminator = PatchDiscriminator(1).to(model.device)
+            self.discriminator = make_judge(model.device)
             self.modules["discriminator"] = self.discriminator
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:

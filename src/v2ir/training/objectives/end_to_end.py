@@ -21,12 +21,7 @@ from v2ir.errors import ModelError
 from v2ir.images import to_tensor
 from v2ir.model import Model, NetworkDenoiser
 from v2ir.training.cache import Caches
-from v2ir.training.objectives.adversary import (
-    PatchDiscriminator,
-    adaptive_weight,
-    discriminator_loss,
-    feature_distance,
-)
+from v2ir.training.objectives.adversary import PatchDiscriminator, contest, make_judge
 from v2ir.training.objectives.denoising import Denoising, DenoisingBatch
 from v2ir.training.objectives.objective import Draw, read_part
 from v2ir.training.objectives.pixels import (
@@ -78,9 +73,7 @@ class EndToEnd(Denoising):
             self.modules["decoder"] = model.autoencoder.decoder
         self.discriminator: PatchDiscriminator | None = None
         if stage.adversarial > 0:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                self.discriminator = PatchDiscriminator(4, len(model.card.styles))
+            self.discriminator = make_judge(model.device, 3, len(model.card.styles))
             self.modules["discriminator"] = self.discriminator
 
     def batch(self, scenes: Sequence[TrainingScene], draws: Sequence[Draw]) -> PictureBatch:
@@ -149,27 +142,8 @@ class EndToEnd(Denoising):
         loss = loss + stage.structure * structural_dissimilarity(made, true)
         if self.discriminator is None:
             return loss
-        return loss + self._adversarial(made, loss, batch, last_layer)
-
-    def _adversarial(
-        self, made: Tensor, loss: Tensor, batch: PictureBatch, last_layer: Tensor
-    ) -> Tensor:
-        """Return the losses of both players; each one's reaches its own weights alone."""
-        judge = self.discriminator
-        assert judge is not None
         styles = batch.styles[batch.pictured]
-        true = torch.cat([batch.true, batch.beside], dim=1)
-        for parameter in judge.parameters():
-            parameter.requires_grad_(False)
-        verdicts = judge(torch.cat([made, batch.beside], dim=1), styles)
-        with torch.no_grad():
-            wanted = judge(true, styles)
-        fooled = -verdicts[-1].mean() + self.stage.features * feature_distance(verdicts, wanted)
-        # A decoder that rests has no gradients of its own; the picture's take their place.
-        layer = last_layer if last_layer.requires_grad else made
-        weight = self.stage.adversarial * adaptive_weight(loss, fooled, layer)
-        for parameter in judge.parameters():
-            parameter.requires_grad_(True)
-        both = torch.cat([true, torch.cat([made.detach(), batch.beside], dim=1)])
-        seen = judge(both, styles.repeat(2))[-1]
-        return weight * fooled + discriminator_loss(*seen.chunk(2))
+        return loss + contest(
+            self.discriminator, made, true, loss, last_layer, stage,
+            beside=batch.beside, styles=styles,
+        )  # fmt: skip

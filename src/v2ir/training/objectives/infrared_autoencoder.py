@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -10,7 +9,7 @@ from v2ir.errors import ModelError
 from v2ir.model import Model
 from v2ir.model.networks import match_channels
 from v2ir.training.cache import Caches
-from v2ir.training.objectives.adversary import PatchDiscriminator, contest
+from v2ir.training.objectives.adversary import PatchDiscriminator, contest, make_judge
 from v2ir.training.objectives.perceptual import Distance, make_perceptual
 from v2ir.training.objectives.pixels import structural_dissimilarity
 from v2ir.training.objectives.reconstruction import Reconstruction
@@ -45,9 +44,7 @@ class InfraredAutoencoder(Reconstruction):
             self.distance = make_perceptual(stage.perceptual_network, model.device)
         self.discriminator: PatchDiscriminator | None = None
         if stage.adversarial > 0:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                self.discriminator = PatchDiscriminator(1).to(model.device)
+            self.discriminator = make_judge(model.device)
             self.modules["discriminator"] = self.discriminator
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from v2ir.model import Model
 from v2ir.training.cache import Caches
-from v2ir.training.objectives.adversary import PatchDiscriminator
+from v2ir.training.objectives.adversary import make_judge
 from v2ir.training.objectives.denoising import DenoisingBatch
 from v2ir.training.objectives.regression import Regression
 from v2ir.training.stage import Stage
@@ -37,10 +37,7 @@ class Pix2Pix(Regression):
 
     def __init__(self, model: Model, stage: Stage, caches: Caches) -> None:
         super().__init__(model, stage, caches)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            judge = PatchDiscriminator(4, len(model.card.styles))
-        self.discriminator = judge.to(model.device)
+        self.discriminator = make_judge(model.device, 3, len(model.card.styles))
         self.modules["discriminator"] = self.discriminator
 
     def loss(self, batch: DenoisingBatch) -> Tensor:
