@@ -220,7 +220,8 @@ class Translator:
         generators = [image_generator(self.seed, item.key) for item in batch]
         width, height = batch[0].geometry.working_size
         size = (card.channels, height // card.factor, width // card.factor)
-        conditions = self._conditions(batch)
+        visible = _pixels([item.visible for item in batch])
+        conditions = self._conditions(batch, visible)
         latents = solve(
             self.plan.denoiser(self.model, self.windows),
             draw_noise(generators, *size).to(self.model.device, wide(self.model.dtype)),
@@ -230,7 +231,6 @@ class Translator:
             steps=self.steps,
             generators=generators,
         )
-        visible = torch.stack([to_tensor(item.visible) for item in batch])
         planes = self.model.beside_visible(latents, conditions, visible)
         return list(from_tensor(self.windows.decode(self.model.decode, planes, card.factor)))
 
@@ -261,20 +261,23 @@ class Translator:
         # Bicubic interpolation may leave the range at strong edges.
         return undo(self.run([prepared])[0], prepared.geometry).clip(0, 1)
 
-    def _conditions(self, batch: Sequence[Prepared]) -> Conditions:
+    def _conditions(self, batch: Sequence[Prepared], visible: Tensor) -> Conditions:
         maps = [item.segmentation for item in batch if item.segmentation is not None]
         captions = [item.caption for item in batch]
         return Conditions(
-            visible=self._encode([item.visible for item in batch], self.model.encode_visible),
-            segmentation=self._encode(maps, self.model.encode) if maps else None,
+            visible=self._encode(visible, self.model.encode_visible),
+            segmentation=self._encode(_pixels(maps), self.model.encode) if maps else None,
             text=self.model.embed(captions) if self.takes_captions else None,
             style=torch.tensor(self._styles(batch), device=self.model.device),
             null_text=self.model.embed_prompts([""]),
         )
 
-    def _encode(self, images: Sequence[np.ndarray], encode: Callable[[Tensor], Tensor]) -> Tensor:
-        pixels = torch.stack([to_tensor(image) for image in images])
+    def _encode(self, pixels: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
         return self.windows.encode(encode, pixels, self.model.card.factor)
+
+
+def _pixels(images: Sequence[np.ndarray]) -> Tensor:
+    return torch.stack([to_tensor(image) for image in images])
 
 
 def windows_for(resolution: int, factor: int, multiple: int) -> Windows:
