@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
+from training_pieces import draws, make_objective
 from v2ir.annotation import annotate
 from v2ir.cli import app
 from v2ir.data import index
@@ -22,12 +23,10 @@ from v2ir.model import Guidance, architecture, build_model, load_model
 from v2ir.model.networks import build_autoencoder
 from v2ir.sampling import TranslateSettings, Translator
 from v2ir.training import RECIPES, Stage, TrainSettings, train
-from v2ir.training.cache import Caches, LatentCache, TextCache
-from v2ir.training.objectives import OBJECTIVES, Draw
+from v2ir.training.objectives import OBJECTIVES
 from v2ir.training.objectives.objective import read_part
 from v2ir.training.objectives.pix2pix import deceiving_loss, judging_loss
 from v2ir.training.recipes.budget import images_a_step, num_images, with_images
-from v2ir.training.scenes import scenes_of, training_scenes
 
 BASELINES = ("regression-tiny", "pix2pix-tiny", "instruct-pix2pix-tiny")
 
@@ -53,18 +52,7 @@ def objective(data, name="regression", **changes):
     )
     values = {"crop": 32, "variants": 4, "batch_size": 2, "drop": 0.0, "conditions": ("visible",)}
     stage = Stage(**{"name": "s", "objective": name, "steps": 1, **values, **changes})
-    caches = Caches(
-        LatentCache(data / "cache", model.encode, "pixels"),
-        TextCache(data / "cache", lambda prompt: model.embed_prompts([prompt])[0], "text"),
-    )
-    made = OBJECTIVES[name](model, stage, caches)
-    for module in made.modules.values():
-        module.requires_grad_(True)
-    return made, scenes_of(stage, training_scenes(data))
-
-
-def draws(seed, number):
-    return [Draw(place, np.random.default_rng([seed, place])) for place in range(number)]
+    return make_objective(data, model, stage, model.encode)
 
 
 @settings(max_examples=20)

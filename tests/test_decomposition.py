@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -13,20 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from v2ir.annotation import annotate
-from v2ir.data import index
+from training_pieces import draws, make_objective, ready_to_train, unscaled_model
 from v2ir.errors import ModelError
-from v2ir.files import read_jsonl
-from v2ir.model import architecture, build_model, load_model
+from v2ir.model import load_model
 from v2ir.model.decomposition import Decomposition, DecompositionNetwork
 from v2ir.training import Recipe, Stage, TrainSettings, train
-from v2ir.training.cache import Caches, LatentCache, TextCache
-from v2ir.training.objectives import FOR_AUTOENCODERS, OBJECTIVES, Draw
+from v2ir.training.objectives import FOR_AUTOENCODERS
 from v2ir.training.objectives.decomposition import decomposition_errors, total_variation
 from v2ir.training.objectives.thermal import COMPARISONS
 from v2ir.training.recipes import RECIPES
 from v2ir.training.recipes.thermal import THERMAL_ROWS
-from v2ir.training.scenes import scenes_of, training_scenes
 from v2ir.training.team import on_device
 
 
@@ -189,33 +184,14 @@ def test_total_variation_has_its_known_value():
 
 @pytest.fixture
 def data(make_pairs):
-    root = make_pairs(6)
-    index(root, style=lambda name: "street")
-    annotate(root)
-    path = root / "scenes.jsonl"
-    rows = [{**row, "split": "train"} for row in read_jsonl(path)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return root
-
-
-def draws(seed, number=4):
-    return [Draw(place, np.random.default_rng([seed, place])) for place in range(number)]
+    return ready_to_train(make_pairs(6))
 
 
 def objective(data, net=None, **changes):
     """Return a denoising objective whose model has a decomposition network, and its scenes."""
-    torch.manual_seed(0)
-    model = build_model(architecture("tiny"), name="x", styles=("street",))
-    card = model.card.model_copy(update={"latent_mean": (0.0,) * 4, "latent_std": (1.0,) * 4})
-    model = dataclasses.replace(model, card=card, decomposition=net)
+    model = dataclasses.replace(unscaled_model(), decomposition=net)
     stage = Stage(**{"name": "s", "steps": 1, "crop": 32, "drop": 0.0, "batch_size": 4, **changes})
-    caches = Caches(
-        LatentCache(data / "cache", lambda x: F.avg_pool2d(x[:, :1], 8).repeat(1, 4, 1, 1), "pool"),
-        TextCache(data / "cache", lambda prompt: model.embed_prompts([prompt])[0], "text"),
-    )
-    return OBJECTIVES[stage.objective](model, stage, caches), scenes_of(
-        stage, training_scenes(data)
-    )
+    return make_objective(data, model, stage)
 
 
 VALUES = {"thermal": 50.0, "thermal_loss": "decomposition", "thermal_share": 1.0}
@@ -226,7 +202,7 @@ def test_a_stage_adds_the_errors_of_its_decoded_estimates(data, form):
     net = network()
     made, scenes = objective(data, net, thermal_form=form, **VALUES)
     plain, _ = objective(data)
-    batch = made.batch(scenes[:4], draws(1))
+    batch = made.batch(scenes[:4], draws(1, 4))
     assert batch.thermal.masks is None and batch.thermal.true.shape == (4, 1, 32, 32)
     schedule = made.schedule
     alpha = schedule.alphas_cumprod[batch.timesteps].sqrt().float().view(-1, 1, 1, 1)
@@ -250,7 +226,7 @@ def test_the_network_rests_while_the_denoiser_trains(data):
     net = network()
     made, scenes = objective(data, net, thermal_form="published", **{**VALUES, "thermal": 1e5})
     made.model.unet.requires_grad_(True)
-    made.loss(made.batch(scenes[:4], draws(2))).backward()
+    made.loss(made.batch(scenes[:4], draws(2, 4))).backward()
     assert "decomposition" not in made.modules
     assert all(p.grad is None and not p.requires_grad for p in net.parameters())
     assert made.model.unet.conv_out.weight.grad.norm() > 0

@@ -8,12 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
+from training_pieces import draws, make_objective, pooled, ready_to_train, unscaled_model
 from v2ir.annotation import annotate
 from v2ir.data import index
+from v2ir.errors import ModelError
 from v2ir.model import architecture, build_model, load_model
 from v2ir.model.detail_decoder import DetailDecoder, beside_visible
 from v2ir.sampling import TranslateSettings, Translator
 from v2ir.training import Recipe, Stage, TrainSettings, train
+from v2ir.training.objectives.detail import _parts as part_of
 
 
 def small_model(**facts):
@@ -101,3 +104,55 @@ def test_training_sharpens_the_picture_and_leaves_the_denoiser(pairs: Path, tmp_
     made = Translator(model, TranslateSettings(style="street")).translate_pixels(pixels)
     true = np.asarray(Image.open(pairs / "ir" / "0.png")) / 255.0
     assert np.corrcoef(made.ravel(), true.ravel())[0, 1] > 0.7
+
+
+def detail(data, **changes):
+    values = {
+        "name": "detail", "objective": "detail", "trains": ("detail_decoder",), "steps": 1,
+        "batch_size": 6, "crop": 64, "variants": 1, "scales": (1.0, 1.0), "drop": 0.0,
+    }  # fmt: skip
+    stage = Stage(**{**values, **changes})
+    return make_objective(data, unscaled_model(), stage)
+
+
+def test_the_denoiser_sees_the_whole_crop_and_the_decoder_a_part(make_pairs) -> None:
+    data = ready_to_train(make_pairs(6, width=80, height=72))
+    whole, scenes = detail(data, end_to_end=0.01)
+    part, _ = detail(data, end_to_end=0.01, detail_crop=16)
+    wide, narrow = (made.batch(scenes, draws(4)) for made in (whole, part))
+    assert torch.equal(wide.clean, narrow.clean) and narrow.clean.shape[-2:] == (8, 8)
+    assert narrow.true.shape == (len(scenes), 1, 16, 16)
+    assert narrow.beside.shape == (len(scenes), 3, 16, 16)
+    assert len({tuple(corner) for corner in narrow.corners.tolist()}) > 1
+    for row, (top, left) in enumerate(8 * narrow.corners):
+        cut = (row, slice(None), slice(top, top + 16), slice(left, left + 16))
+        assert torch.equal(narrow.true[row], wide.true[cut])
+        assert torch.equal(narrow.beside[row], wide.beside[cut])
+        # The latents of the test are the pictures' means, so a part lies on its latent.
+        shown = part_of(narrow.clean, narrow.corners, 2)[row]
+        torch.testing.assert_close(shown, pooled(narrow.true)[row], atol=2e-3, rtol=0)
+    assert torch.isfinite(part.loss(narrow))
+
+
+def test_estimates_are_those_of_the_whole_batch(make_pairs) -> None:
+    """Only the rows that need the denoiser go through it, and they get what they would get."""
+    data = ready_to_train(make_pairs(6, width=80, height=72))
+    made, scenes = detail(data, end_to_end=0.5)
+    batch = made.batch(scenes, draws(4))
+    assert 0 < int(batch.estimated.sum()) < len(scenes)
+    seen = []
+    made.decoder.forward = lambda latents, *rest: seen.append(latents) or rest[1][:, :1] * 0.0
+    made.loss(batch)
+    batch.estimated[:] = True
+    made.loss(batch)
+    rows = torch.tensor([made._is_pictured(draw) for draw in draws(4)])
+    torch.testing.assert_close(seen[0][rows], seen[1][rows], atol=1e-5, rtol=1e-4)
+    assert torch.equal(seen[0][~rows], batch.clean[~rows])
+    assert not torch.allclose(seen[1][~rows], batch.clean[~rows])
+
+
+def test_a_part_that_does_not_fit_is_refused(make_pairs) -> None:
+    data = ready_to_train(make_pairs(2))
+    for side in (72, 12):
+        with pytest.raises(ModelError, match="does not fit"):
+            detail(data, detail_crop=side)

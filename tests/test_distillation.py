@@ -15,10 +15,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from v2ir.annotation import annotate
-from v2ir.data import index
+from training_pieces import make_objective, ready_to_train
+from training_pieces import pooled as means
 from v2ir.errors import InputError, ModelError
-from v2ir.files import read_jsonl
 from v2ir.images import to_tensor
 from v2ir.model import (
     CONDITION_NAMES,
@@ -38,8 +37,7 @@ from v2ir.model.networks import build_scheduler, encode_mode
 from v2ir.model.small_decoder import SmallDecoder
 from v2ir.sampling import GuidedDenoiser, TranslateSettings, Translator, solve
 from v2ir.training import Recipe, Stage, TrainSettings, train
-from v2ir.training.cache import Caches, LatentCache, TextCache
-from v2ir.training.objectives import OBJECTIVES, Draw
+from v2ir.training.objectives import Draw
 from v2ir.training.objectives.consistency import (
     boundary_scalings,
     ddim_step,
@@ -47,7 +45,7 @@ from v2ir.training.objectives.consistency import (
 )
 from v2ir.training.objectives.objective import read_part
 from v2ir.training.objectives.teacher import guided_prediction
-from v2ir.training.scenes import scenes_of, training_scenes
+from v2ir.training.scenes import training_scenes
 
 RANGE = GuidanceRange(text=(1.0, 4.0), visible=(1.0, 2.0), segmentation=(1.0, 2.0))
 SMALL = {"crop": 32, "variants": 2, "batch_size": 4, "drop_style": 0.0, "guidance_range": RANGE}
@@ -55,13 +53,7 @@ SMALL = {"crop": 32, "variants": 2, "batch_size": 4, "drop_style": 0.0, "guidanc
 
 @pytest.fixture
 def data(make_pairs):
-    root = make_pairs(6, width=48, height=40)
-    index(root, style=lambda name: "street")
-    annotate(root)
-    path = root / "scenes.jsonl"
-    rows = [{**row, "split": "train"} for row in read_jsonl(path)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return root
+    return ready_to_train(make_pairs(6, width=48, height=40))
 
 
 def tiny_model(seed=0, schedule=None, **facts):
@@ -132,21 +124,12 @@ def real_conditions(model, data):
     return model.conditions(visible=parts[0], segmentation=parts[1], captions=captions, style=style)
 
 
-def make_objective(name, model, data, pooled=True, **changes):
+def objective_of(name, model, data, pooled=True, **changes):
     def encode(images):
-        if pooled:
-            return F.avg_pool2d(images[:, :1], 8).repeat(1, 4, 1, 1)
-        return encode_mode(model.autoencoder, images)
+        return means(images) if pooled else encode_mode(model.autoencoder, images)
 
     stage = Stage(**{"name": "s", "objective": name, "steps": 1, **SMALL, **changes})
-    caches = Caches(
-        LatentCache(data / "cache", encode, f"{pooled}"),
-        TextCache(data / "cache", lambda prompt: model.embed_prompts([prompt])[0], "text"),
-    )
-    made = OBJECTIVES[name](model, stage, caches)
-    for module in made.modules.values():
-        module.requires_grad_(True)
-    scenes = scenes_of(stage, training_scenes(data))
+    made, scenes = make_objective(data, model, stage, encode)
     return made, made.batch(scenes[:4], [Draw(i, np.random.default_rng(i)) for i in range(4)])
 
 
@@ -256,12 +239,12 @@ def test_evaluations_without_weight_are_left_out():
 def test_the_student_has_nothing_to_learn_at_scales_of_one(data):
     ones = GuidanceRange(text=(1, 1), visible=(1, 1), segmentation=(1, 1))
     plain = Guidance(text=1.0, visible=1.0, segmentation=1.0)
-    made, batch = make_objective(
+    made, batch = objective_of(
         "guidance_distillation", tiny_model(guidance=plain), data, guidance_range=ones
     )
     assert made.loss(batch).item() == 0.0
     model = tiny_model()
-    made, batch = make_objective("guidance_distillation", model, data)
+    made, batch = objective_of("guidance_distillation", model, data)
     assert made.loss(batch).item() > 1e-6
     assert batch.scales.shape == (4, 3)
     assert (batch.scales[:, 0] <= 4).all() and (batch.scales >= 1).all()
@@ -274,12 +257,12 @@ def test_a_teacher_with_folded_guidance_is_its_student_at_every_scale(data):
     with torch.no_grad():
         model.unet.time_embedding.cond_proj.weight.normal_()
     model.card = model.card.model_copy(update={"guidance_range": RANGE})
-    made, batch = make_objective("guidance_distillation", model, data)
+    made, batch = objective_of("guidance_distillation", model, data)
     assert made.loss(batch).item() == 0.0
 
 
 def test_adapters_train_the_embedding_too(data):
-    made, batch = make_objective("guidance_distillation", tiny_model(), data, lora_rank=2)
+    made, batch = objective_of("guidance_distillation", tiny_model(), data, lora_rank=2)
     made.loss(batch).backward()
     assert made.modules["guidance"].weight.grad.abs().sum() > 0
     trained = {name for name, p in made.model.unet.named_parameters() if p.requires_grad}
@@ -291,15 +274,15 @@ def test_adapters_train_the_embedding_too(data):
 
 def test_what_cannot_be_taught_is_refused(data):
     with pytest.raises(InputError, match="denoiser alone"):
-        make_objective("guidance_distillation", tiny_model(), data, trains=("unet", "text_encoder"))
+        objective_of("guidance_distillation", tiny_model(), data, trains=("unet", "text_encoder"))
     with pytest.raises(InputError, match=r"default guidance.*text 7\.5, taught 1 to 4"):
-        make_objective("consistency", tiny_model(guidance=Guidance()), data)
+        objective_of("consistency", tiny_model(guidance=Guidance()), data)
     model = tiny_model()
     model.unet = add_guidance_embedding(model.unet)
     model.card = model.card.model_copy(update={"guidance_range": RANGE})
     wider = RANGE.model_copy(update={"text": (1.0, 9.0)})
     with pytest.raises(InputError, match=r"text 1 to 9, taught 1 to 4"):
-        make_objective("consistency", model, data, guidance_range=wider)
+        objective_of("consistency", model, data, guidance_range=wider)
 
 
 # Consistency.
@@ -316,7 +299,7 @@ def test_the_boundary_is_that_of_the_solver():
 
 
 def test_at_the_smallest_timestep_the_answer_is_the_latent_itself(data):
-    made, _ = make_objective("consistency", tiny_model(), data)
+    made, _ = objective_of("consistency", tiny_model(), data)
     noisy = torch.randn(3, 4, 4, 4)
     answer = made.answer(made.model.unet, noisy, torch.zeros(3).long(), some_conditions(made.model))
     assert torch.equal(answer, noisy)
@@ -392,7 +375,7 @@ def test_jumps_reach_the_gaussian_in_any_number_of_steps(steps):
 
 def test_the_loss_is_that_of_the_published_way(data):
     model = tiny_model()
-    made, batch = make_objective("consistency", model, data, huber=0.0)
+    made, batch = objective_of("consistency", model, data, huber=0.0)
     conditions = made.conditions(batch)
     noisy = made.schedule.add_noise(batch.clean, batch.noise, batch.timesteps)
     jump = LCMScheduler.from_config(model.scheduler.config)
@@ -433,7 +416,7 @@ def one_image(conditions, own, scales):
 
 
 def test_the_target_follows_the_student_without_gradients(data):
-    made, batch = make_objective("consistency", tiny_model(), data, target_decay=0.75)
+    made, batch = objective_of("consistency", tiny_model(), data, target_decay=0.75)
     made.loss(batch).backward()
     first = next(made.model.unet.parameters())
     before = first.detach().clone()
@@ -448,7 +431,7 @@ def test_the_target_follows_the_student_without_gradients(data):
 
 
 def test_stops_lie_on_the_solvers_timesteps(data):
-    made, _ = make_objective("consistency", tiny_model(), data)
+    made, _ = objective_of("consistency", tiny_model(), data)
     draws = [Draw(i, np.random.default_rng(i)) for i in range(400)]
     scheduler = LCMScheduler()
     scheduler.set_timesteps(50)
@@ -489,7 +472,7 @@ def same(a, b):
 def disagreement(teacher, data, student):
     """Return how far a student's answers at neighbours on a teacher's path are apart."""
     copied = dataclasses.replace(teacher, unet=copy.deepcopy(teacher.unet))
-    made, batch = make_objective("consistency", copied, data, pooled=False, target_decay=0.0)
+    made, batch = objective_of("consistency", copied, data, pooled=False, target_decay=0.0)
     made.model.unet.load_state_dict(student.unet.state_dict())
     return made.loss(batch).item()
 
@@ -517,7 +500,7 @@ def test_a_distilled_model_comes_nearer_to_its_teacher(data, tmp_path):
 
 
 def test_a_distilled_model_is_told_how_to_run(data, tmp_path):
-    made, _ = make_objective("consistency", tiny_model(), data)
+    made, _ = objective_of("consistency", tiny_model(), data)
     made.finish([])
     made.model.save(tmp_path / "student")
     student = load_model(tmp_path / "student")

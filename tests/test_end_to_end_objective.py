@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from skimage.metrics import structural_similarity
 
-from v2ir.annotation import annotate
-from v2ir.data import index
+from training_pieces import draws, make_objective, ready_to_train, unscaled_model
 from v2ir.errors import ModelError
-from v2ir.files import read_jsonl
 from v2ir.model import architecture, build_model
 from v2ir.training import RECIPES, Stage, TrainSettings, train
-from v2ir.training.cache import Caches, LatentCache, TextCache
-from v2ir.training.objectives import Draw
 from v2ir.training.objectives.adversary import (
     PatchDiscriminator,
     adaptive_weight,
@@ -26,38 +20,17 @@ from v2ir.training.objectives.adversary import (
 )
 from v2ir.training.objectives.end_to_end import EndToEnd
 from v2ir.training.objectives.pixels import edge_l1, hot_weights, structural_dissimilarity
-from v2ir.training.scenes import scenes_of, training_scenes
 
 
 @pytest.fixture
 def data(make_pairs):
-    root = make_pairs(6)
-    index(root, style=lambda name: "street")
-    annotate(root)
-    path = root / "scenes.jsonl"
-    rows = [{**row, "split": "train"} for row in read_jsonl(path)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return root
-
-
-def draws(seed):
-    return [Draw(place, np.random.default_rng([seed, place])) for place in range(6)]
+    return ready_to_train(make_pairs(6))
 
 
 def objective(data, **changes):
-    torch.manual_seed(0)
-    model = build_model(architecture("tiny"), name="x", styles=("street",))
-    model.card = model.card.model_copy(update={"latent_mean": (0.0,) * 4, "latent_std": (1.0,) * 4})
     values = {"trains": ("unet", "decoder"), "crop": 32, "variants": 4, "batch_size": 4}
     stage = Stage(**{"name": "s", "objective": "end_to_end", "steps": 1, **values, **changes})
-    caches = Caches(
-        LatentCache(data / "cache", lambda x: F.avg_pool2d(x[:, :1], 8).repeat(1, 4, 1, 1), "pool"),
-        TextCache(data / "cache", lambda prompt: model.embed_prompts([prompt])[0], "text"),
-    )
-    made = EndToEnd(model, stage, caches)
-    for module in made.modules.values():
-        module.requires_grad_(True)
-    return made, scenes_of(stage, training_scenes(data))
+    return make_objective(data, unscaled_model(), stage)
 
 
 def test_pictures_are_the_pixels_of_their_latents(data):

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from training_pieces import draws, make_caches
 from v2ir.annotation import annotate
 from v2ir.data import index
 from v2ir.errors import DataError, InputError, RunError, UnknownNameError
@@ -23,11 +24,11 @@ from v2ir.files import read_jsonl
 from v2ir.model import load_model
 from v2ir.training import RECIPES, Stage, TrainSettings, load_recipe, train
 from v2ir.training.average import averaged, start_averages, update_averages, warmed_decay
-from v2ir.training.cache import Caches, LatentCache, TextCache, draw_window
+from v2ir.training.cache import LatentCache, draw_window
 from v2ir.training.checkpoint import list_checkpoints
 from v2ir.training.drops import SUBSETS, draw_drops
 from v2ir.training.loop import learning_rate
-from v2ir.training.objectives import FOR_AUTOENCODERS, Draw
+from v2ir.training.objectives import FOR_AUTOENCODERS
 from v2ir.training.objectives.denoising import draw_timestep
 from v2ir.training.scenes import Deck, scenes_of, training_scenes
 from v2ir.training.variants import Variant, draw_variants
@@ -74,10 +75,6 @@ def weights(folder):
     }
 
 
-def draws(number, seed=1):
-    return [Draw(place, np.random.default_rng([seed, place])) for place in range(number)]
-
-
 def same(left, right):
     return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
 
@@ -103,12 +100,9 @@ def test_batches_see_the_drops_that_were_drawn(data):
 
     model = build_model(architecture("tiny"), name="x", styles=("street",))
     stage = Stage(name="s", steps=1, drop=1 / 7, drop_style=0.5, crop=32, variants=1)
-    caches = Caches(
-        LatentCache(data / "cache", lambda x: model.encode(x) + 1, "constant"),
-        TextCache(data / "cache", lambda prompt: model.embed_prompts([prompt])[0], "constant"),
-    )
+    caches = make_caches(data, model, lambda x: model.encode(x) + 1)
     scenes = scenes_of(stage, training_scenes(data)) * 100
-    batch = Denoising(model, stage, caches).batch(scenes, draws(len(scenes)))
+    batch = Denoising(model, stage, caches).batch(scenes, draws(1, len(scenes)))
     gone = collections.Counter(
         (
             prompt == "",
@@ -373,13 +367,10 @@ def test_a_sample_does_not_depend_on_its_batch(data):
 
     model = build_model(architecture("tiny"), name="x", styles=("street",))
     stage = Stage(name="s", steps=1, drop=1 / 7, crop=32, variants=4)
-    caches = Caches(
-        LatentCache(data / "cache", model.encode, "one"),
-        TextCache(data / "cache", lambda prompt: model.embed_prompts([prompt])[0], "one"),
-    )
+    caches = make_caches(data, model, model.encode)
     scenes = scenes_of(stage, training_scenes(data))
     objective = Denoising(model, stage, caches)
-    whole, last = objective.batch(scenes, draws(6)), objective.batch(scenes[4:], draws(6)[4:])
+    whole, last = objective.batch(scenes, draws(1, 6)), objective.batch(scenes[4:], draws(1, 6)[4:])
     for name in ("clean", "noise", "timesteps", "styles"):
         assert torch.equal(getattr(whole, name)[4:], getattr(last, name))
     assert whole.prompts[4:] == last.prompts

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import errno
 import importlib
-import json
 import os
 import subprocess
 import sys
@@ -13,9 +12,9 @@ import sys
 import pytest
 import torch
 
-from v2ir.annotation import annotate, make_captioner, make_segmenter
+from training_pieces import ready_to_train
+from v2ir.annotation import make_captioner, make_segmenter
 from v2ir.cli.train import read_size
-from v2ir.data import index
 from v2ir.errors import InputError, OutputError
 from v2ir.files import read_jsonl
 from v2ir.model import architecture, build_model, load_model
@@ -28,13 +27,7 @@ from v2ir.training.recipes import ablations
 
 @pytest.fixture
 def data(make_pairs):
-    root = make_pairs(6)
-    index(root, style=lambda name: "street")
-    annotate(root)
-    path = root / "scenes.jsonl"
-    rows = [{**row, "split": "train"} for row in read_jsonl(path)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return root
+    return ready_to_train(make_pairs(6))
 
 
 def unet_inputs(unet, seed=0):

@@ -85,6 +85,12 @@ class Conditions:
             return self.null_text.to(value.dtype).expand_as(value)
         return torch.ones_like(value) if name == "scales" else torch.zeros_like(value)
 
+    def take(self, rows: Tensor) -> Conditions:
+        """Return the conditions of some images, by their places in the batch, (K,) int64."""
+        fields = (*CONDITION_NAMES, "style", "scales")
+        given = {name: value for name in fields if (value := getattr(self, name)) is not None}
+        return dataclasses.replace(self, **{name: value[rows] for name, value in given.items()})
+
     @staticmethod
     def concatenate(parts: Sequence[Conditions]) -> Conditions:
         """Join batches; a part that is null in some and given in others becomes explicit."""

@@ -95,6 +95,9 @@ class Stage(BaseModel):
         drop_style: Probability of hiding the style.
         average_decay: Decay of the averaged weights, warmed up as (1 + n) / (10 + n).
         crop: Side of the square training crop in pixels.
+        detail_crop: Side in pixels of the part of a crop that the objective `detail` makes a
+            picture of, a multiple of the factor; 0 takes all of it. The denoiser sees the
+            whole crop either way.
         scales: Range of the short side before cropping, in multiples of `crop`.
         jitter: Strength of random exposure and white balance of the visible image, as the
             standard deviation of gamma's logarithm; every scene's first two variants keep
@@ -158,6 +161,7 @@ class Stage(BaseModel):
     drop_style: float = Field(default=0.05, ge=0.0, le=1.0)
     average_decay: float = 0.9999
     crop: int = Field(default=256, ge=16)
+    detail_crop: int = Field(default=0, ge=0)
     scales: tuple[float, float] = (1.0, 1.125)
     jitter: float = Field(default=0.0, ge=0.0, le=1.0)
     variants: int = Field(default=4, ge=1)

@@ -135,6 +135,9 @@ def contest(
         with torch.no_grad():
             wanted = judge(shown(true), styles)
         fooled = fooled + stage.features * feature_distance(verdicts, wanted)
+    # One pass through the judge serves both the weight and the loss.
+    pull = torch.autograd.grad(fooled, made)[0]
+    fooled = fooled.detach() + (pull * (made - made.detach())).sum()
     layer = last_layer if last_layer.requires_grad else made
     weight = stage.adversarial * adaptive_weight(loss, fooled, layer)
     for parameter in judge.parameters():
