@@ -17,6 +17,7 @@ from v2ir.model import (
     build_model,
     denoising_loss,
     load_model,
+    narrow_input,
     widen_input,
 )
 from v2ir.model.networks import ARCHITECTURES, build_scheduler, build_unet
@@ -63,6 +64,21 @@ def test_a_widened_network_with_zero_conditions_gives_the_old_output_exactly():
     assert narrow.config.in_channels == 4
     with pytest.raises(ModelError, match="widened"):
         widen_input(wide, 4)
+
+
+def test_a_narrowed_network_gives_what_the_whole_one_gives_beside_zeros():
+    torch.manual_seed(5)
+    wide = build_unet({**architecture("tiny").unet, "in_channels": 12}).eval()
+    narrow = narrow_input(wide, 4)
+    noisy, text = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 16)
+    with torch.no_grad():
+        whole = wide(torch.cat([noisy, torch.zeros(2, 8, 8, 8)], 1), 7, text).sample
+        told = wide(torch.cat([noisy, torch.ones(2, 8, 8, 8)], 1), 7, text).sample
+        torch.testing.assert_close(narrow(noisy, 7, text).sample, whole, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(whole, told)
+    assert (narrow.config.in_channels, wide.config.in_channels) == (4, 12)
+    with pytest.raises(ModelError, match="narrowed"):
+        narrow_input(wide, 16)
 
 
 def test_added_styles_keep_the_old_ones(model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections import Counter
@@ -340,3 +341,35 @@ def test_prompts_decide_what_is_made(infrared_only, tmp_path):
         np.stack(sampler.run([(Prompt(text), k) for k in range(4)])) for text in (HOT, COLD)
     )
     assert hot.mean(axis=(1, 2)).min() > cold.mean(axis=(1, 2)).max() + 0.2
+
+
+def test_a_text_model_starts_from_what_a_translator_says_without_images(infrared_only, tmp_path):
+    write_captions(infrared_only)
+    start = build_model(architecture("tiny"), name="translator", styles=("street", "field"))
+    facts = {"latent_mean": (1.0,) * 4, "latent_std": (2.0,) * 4}
+    start.card = start.card.model_copy(update=facts)
+    start.save(tmp_path / "start")
+    text = Stage(
+        name="text", scenes="infrared", conditions=("text",), trains=("unet", "text_encoder"),
+        steps=1, batch_size=2, crop=32, variants=1, learning_rate=1e-12, checkpoint_every=1,
+    )  # fmt: skip
+    card = {"conditions": ["text"], "prompt_template": "{caption}", "resolution": 32, "multiple": 8}
+    recipe = Recipe(name="told", architecture="txt2ir-tiny", stages=(text,), card=card)
+    settings = TrainSettings(infrared_only, tmp_path / "run", start_from=str(tmp_path / "start"))
+    model = load_model(train(recipe, settings))
+    assert model.card.conditions == ("text",)
+    assert model.card.styles[:2] == ("street", "field")
+    assert (model.card.latent_mean, model.card.latent_std) == tuple(facts.values())
+    assert model.unet.config.in_channels == 4 and model.image_encoder is None
+    assert type(model.text_encoder).__name__ == "BertModel"
+    noisy, seen = torch.randn(1, 4, 8, 8), torch.zeros(1, 8, 8, 8)
+    told = torch.randn(1, 3, 16)
+    with torch.no_grad():
+        for row in range(3):
+            style = {"class_labels": torch.tensor([row]), "encoder_hidden_states": told}
+            whole = start.unet(torch.cat([noisy, seen], 1), 400, **style).sample
+            torch.testing.assert_close(model.unet(noisy, 400, **style).sample, whole)
+    wide = Recipe(name="told", architecture="txt2ir-mini", stages=(text,), card=card)
+    other = dataclasses.replace(settings, run_dir=tmp_path / "other")
+    with pytest.raises(ModelError, match="does not fit the model translator"):
+        train(wide, other)

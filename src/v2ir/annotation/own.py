@@ -58,7 +58,8 @@ def import_captions(
         OutputError: If the disk refuses.
     """
     store, given = AnnotationStore(root, with_faulty=True), read_captions(source)
-    scenes = {scene.name: scene for scene in load_scenes(root) if scene.visible}
+    # Scenes without a visible side too: models that learn from text are told what they show.
+    scenes = {scene.name: scene for scene in load_scenes(root)}
     matched, strangers = _matched(given, scenes, source)
     taken = kept = 0
     for name, captions in matched.items():

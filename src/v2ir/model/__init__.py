@@ -7,7 +7,7 @@ from v2ir.model.denoiser import Denoiser, NetworkDenoiser, NoiseSchedule, denois
 from v2ir.model.folder import Model, bundled_models, find_model, load_model
 from v2ir.model.folding import add_guidance_embedding, embed_scales, takes_scales
 from v2ir.model.networks import ARCHITECTURES, Architecture, architecture
-from v2ir.model.widening import add_styles, widen_input
+from v2ir.model.widening import add_styles, narrow_input, widen_input
 
 __all__ = [
     "ARCHITECTURES",
@@ -31,6 +31,7 @@ __all__ = [
     "embed_scales",
     "find_model",
     "load_model",
+    "narrow_input",
     "takes_scales",
     "widen_input",
 ]

@@ -1,4 +1,4 @@
-"""Networks made wider without changing what they say: more input channels, more styles."""
+"""Networks made wider or narrower without changing what they say: input channels, styles."""
 
 from __future__ import annotations
 
@@ -26,17 +26,40 @@ def widen_input(unet: Any, in_channels: int) -> Any:
     widened = copy.deepcopy(unet)
     if in_channels == old:
         return widened
+    _take_input(widened, in_channels)
+    return widened
+
+
+def narrow_input(unet: Any, in_channels: int) -> Any:
+    """Return a copy of the UNet with its first input channels alone.
+
+    It gives exactly what the whole network gives with zeros in the other channels: what a
+    denoiser with image conditions says when there is no image.
+
+    Raises:
+        ModelError: If the network has fewer channels than asked for.
+    """
+    old = unet.config.in_channels
+    if in_channels > old:
+        raise ModelError("a UNet cannot be narrowed", got=f"{old} channels to {in_channels}")
+    narrowed = copy.deepcopy(unet)
+    _take_input(narrowed, in_channels)
+    return narrowed
+
+
+def _take_input(unet: Any, in_channels: int) -> None:
+    """Give a UNet another first layer; weights of channels that are new are zero."""
     first = unet.conv_in
     conv: Any = nn.Conv2d(
         in_channels, first.out_channels, first.kernel_size, first.stride, first.padding
     ).to(first.weight)
+    both = min(in_channels, first.in_channels)
     with torch.no_grad():
         conv.weight.zero_()
-        conv.weight[:, :old] = first.weight
+        conv.weight[:, :both] = first.weight[:, :both]
         conv.bias.copy_(first.bias)
-    widened.conv_in = conv
-    widened.register_to_config(in_channels=in_channels)
-    return widened
+    unet.conv_in = conv
+    unet.register_to_config(in_channels=in_channels)
 
 
 def add_styles(unet: Any, num_styles: int) -> Any:

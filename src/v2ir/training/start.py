@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from v2ir.model import Model, ModelCard, add_styles, architecture, build_model
+from v2ir.errors import ModelError
+from v2ir.model import Model, ModelCard, add_styles, architecture, build_model, narrow_input
 from v2ir.model.folder import load_model
 from v2ir.training.scenes import TrainingScene, scenes_of
 from v2ir.training.stage import Recipe, Stage
@@ -19,13 +20,41 @@ def model_before(
     """Return the model that a stage starts from: the averaged weights of the last one.
 
     It is always read from its folder, so that a run in one go and a continued one start
-    a stage from the same numbers. Without a folder the weights are random.
+    a stage from the same numbers. Without a folder the weights are random. A recipe that is
+    told text alone may start from a model that is told images too: it takes over what that
+    model says without any image, and learns its own language.
+
+    Raises:
+        ModelError: If the text encoder of such a recipe does not fit the model.
     """
     if start is None:
         every = {item.scene.style for item in scenes if item.scene.style}
         return _fresh(recipe, sorted(every), scenes)
+    model = load_model(start)
+    if set(recipe.card.get("conditions", ())) == {"text"} != set(model.card.conditions):
+        model = _told_text_alone(model, recipe, scenes)
     styles = {item.scene.style for item in scenes_of(stage, scenes) if item.scene.style}
-    return _with_annotators(_with_styles(load_model(start), sorted(styles)), recipe)
+    return _with_annotators(_with_styles(model, sorted(styles)), recipe)
+
+
+def _told_text_alone(model: Model, recipe: Recipe, scenes: Sequence[TrainingScene]) -> Model:
+    """Return a model's denoiser without image conditions, with the recipe's text encoder."""
+    fresh = _fresh(recipe, [], scenes)
+    width, fits = fresh.text_encoder.config.hidden_size, model.unet.config.cross_attention_dim
+    if width != fits:
+        raise ModelError(
+            f"the text encoder of {recipe.name} does not fit the model {model.card.name}",
+            got=f"{width} channels where its denoiser takes {fits}",
+            do="start from a model of another size, or from none",
+        )
+    kept = ("channels", "factor", "styles", "scale_conditions", "latent_mean", "latent_std")
+    return dataclasses.replace(
+        fresh,
+        unet=narrow_input(model.unet, model.card.channels),
+        autoencoder=model.autoencoder,
+        scheduler=model.scheduler,
+        card=fresh.card.model_copy(update={name: getattr(model.card, name) for name in kept}),
+    )
 
 
 def _with_annotators(model: Model, recipe: Recipe) -> Model:

@@ -10,19 +10,8 @@ from v2ir.training.stage import Recipe, Stage
 _STREET = ("llvip", "metu_vistir", "msrs", "roadscene")
 
 
-def _detail(steps: int) -> Stage:
-    """Return the stage of the decoder that sees the visible image."""
-    return Stage(
-        name="detail", phase=3, objective="detail", trains=("detail_decoder",), drop=0.0,
-        drop_style=0.0, steps=steps, decay_steps=steps, warmup_steps=50, batch_size=8,
-        learning_rate=1e-3, average_decay=0.99, balance=0.5, scales=(1.0, 1.5), detail_crop=128,
-        jitter=0.2, noise_shift=8.0, styles=_STREET, alignment=("strict", "near"), hot=2.0,
-        structure=0.3, end_to_end=0.75, adversarial=0.8, features=4.0, sample_every=500,
-    )  # fmt: skip
-
-
 def mini() -> Recipe:
-    """Return the recipe of the bundled model."""
+    """Return the recipe of the bundled model; its decoder is trained by `mini_detail` after it."""
     # Most samples are noisy ones, because where heat is gets decided there; and batches are
     # small, because more updates for the same work learn more.
     small: dict[str, Any] = {
@@ -42,7 +31,7 @@ def mini() -> Recipe:
             ),
             Stage(name="pairs", phase=2, steps=500, decay_steps=5000, **small),
             Stage(
-                name="style", phase=3, steps=2000, decay_steps=4500, styles=_STREET,
+                name="style", phase=3, steps=4500, decay_steps=4500, styles=_STREET,
                 alignment=("strict", "near"), **small,
             ),
         ),
@@ -65,8 +54,17 @@ def mini_detail() -> Recipe:
     return Recipe(
         name="mini-detail",
         architecture="mini",
-        stages=(_detail(steps=4000),),
-    )
+        stages=(
+            Stage(
+                name="detail", phase=3, objective="detail", trains=("detail_decoder",), drop=0.0,
+                drop_style=0.0, steps=3000, decay_steps=3000, warmup_steps=50, batch_size=8,
+                learning_rate=1e-3, average_decay=0.99, balance=0.5, scales=(1.0, 1.5),
+                detail_crop=128, jitter=0.2, noise_shift=8.0, styles=_STREET,
+                alignment=("strict", "near"), hot=2.0, structure=0.3, end_to_end=0.75,
+                adversarial=0.8, features=4.0, sample_every=500,
+            ),
+        ),
+    )  # fmt: skip
 
 
 def tiny() -> Recipe:
