@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from conftest import street
+from v2ir.annotation import import_captions
 from v2ir.data import index
 from v2ir.errors import MissingExtraError, ModelError, UnknownNameError
 from v2ir.model import architecture, build_model, load_model
@@ -147,6 +148,15 @@ def test_infrared_scenes_bring_their_captions(infrared_only):
         more = f"{text} of stone" if int(name) < 4 else f"{text} again"
         assert captions == ((text,) if name in "45" else (text, more))
     assert len(found) >= 6
+
+
+def test_captions_of_infrared_scenes_are_brought_in(infrared_only, tmp_path):
+    lines = [json.dumps({"name": str(n), "captions": [HOT]}) for n in range(4)]
+    (tmp_path / "own.jsonl").write_text("\n".join(lines))
+    report = import_captions(infrared_only, tmp_path / "own.jsonl")
+    assert (report.taken, report.strangers) == (4, ())
+    found = {i.scene.name: i.captions for i in training_scenes(infrared_only)}
+    assert [found[str(n)] for n in range(5)] == [(HOT,)] * 4 + [()]
 
 
 class _NoCache:
