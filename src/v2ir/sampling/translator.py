@@ -22,8 +22,8 @@ from v2ir.sampling.solvers import solve
 from v2ir.sampling.speeds import Precision
 from v2ir.sampling.windows import Windows
 
-Omission = Literal["caption", "segmentation"]
-OMISSIONS: tuple[Omission, ...] = ("caption", "segmentation")
+Omission = Literal["caption", "segmentation", "detail"]
+OMISSIONS: tuple[Omission, ...] = ("caption", "segmentation", "detail")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,8 @@ class TranslateSettings:
         batch_size: Images that run through the network together. The default is 1 on a
             CPU, where more gains little and the last bits of a result would depend on
             the batch, and 8 elsewhere.
-        without: Conditions to leave out; the model's null conditions take their place.
+        without: Conditions to leave out; the model's null conditions take their place. With
+            `detail` the autoencoder makes the picture in the detail decoder's place.
         reuse: The network's inner features are computed at every n-th step.
         precision: Number format of the denoising network.
     """
@@ -97,7 +98,7 @@ class Translator:
         guidance: Scales, nesting and interval.
         resolution: Short side of the working image in pixels, or `native`.
         batch_size: Images that run through the network together.
-        without: Conditions that are left out.
+        without: What is left out.
         speed: Name of the speed that was asked for, or None.
         plan: How images are computed at that speed.
         windows: The largest piece that a network is given at once.
@@ -123,6 +124,8 @@ class Translator:
         self.resolution = settings.resolution or card.resolution
         self.batch_size = self.plan.batch_for(model.device)
         self.without = tuple(sorted(set(settings.without)))
+        if "detail" in self.without:
+            self.model = dataclasses.replace(self.model, detail_decoder=None)
         self.windows = windows_for(card.resolution, card.factor, card.multiple)
         self._check()
 
@@ -137,7 +140,7 @@ class Translator:
         self._check_one_step()
         for name in self.without:
             if name not in OMISSIONS:
-                raise UnknownNameError.of("condition to leave out", name, OMISSIONS)
+                raise UnknownNameError.of("part to leave out", name, OMISSIONS)
         self.plan.check()
         if self.resolution != "native" and self.resolution < self.model.card.multiple:
             raise InputError(
