@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import uniform_filter
 
 from training_pieces import draws, make_objective, pooled, ready_to_train, unscaled_model
 from v2ir.annotation import annotate
 from v2ir.data import index
 from v2ir.errors import ModelError
 from v2ir.model import architecture, build_model, load_model
-from v2ir.model.detail_decoder import DetailDecoder, beside_visible
+from v2ir.model.detail_decoder import DetailDecoder, beside_visible, detail_bands
 from v2ir.sampling import TranslateSettings, Translator
 from v2ir.training import Recipe, Stage, TrainSettings, train
 from v2ir.training.objectives.detail import _parts as part_of
@@ -48,6 +49,34 @@ def test_every_input_reaches_the_picture() -> None:
         for place in range(3):
             changed = [x + (index == place) for index, x in enumerate(inputs)]
             assert not torch.allclose(decoder(*changed), blank)
+
+
+def test_bands_are_the_luminance_without_its_broadest_mean() -> None:
+    generator = torch.Generator().manual_seed(2)
+    visible = torch.rand(2, 3, 24, 40, generator=generator) * 2 - 1
+    bands = detail_bands(visible)
+    assert bands.shape == visible.shape
+    grey = visible.mean(1).double().numpy()
+    inside = torch.from_numpy(grey - uniform_filter(grey, (0, 15, 15)))[:, 7:-7, 7:-7]
+    total = bands.double().sum(1)[:, 7:-7, 7:-7]
+    # All bands of a pixel are divided by the same number, which is positive.
+    assert torch.equal(total.sign(), inside.sign())
+    assert torch.equal(detail_bands(torch.full((1, 3, 16, 16), 0.3)).abs() < 1e-5,
+                       torch.ones(1, 3, 16, 16, dtype=torch.bool))  # fmt: skip
+    # In units of the local contrast: a dim photograph has the details of a bright one.
+    torch.testing.assert_close(
+        detail_bands(visible * 9), detail_bands(visible * 3), atol=0.1, rtol=0
+    )
+
+
+def test_gains_add_the_photographs_detail() -> None:
+    decoder = DetailDecoder(4, 6, (16, 8, 8)).eval()
+    inputs = torch.randn(1, 4, 2, 2), torch.randn(1, 6, 2, 2), torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        plain = decoder(*inputs)
+        decoder.last.bias[4:8] = 0.5
+        wanted = plain + 0.5 * detail_bands(inputs[2])[:, :1]
+        torch.testing.assert_close(decoder(*inputs), wanted)
 
 
 def test_a_model_with_a_detail_decoder_survives_its_folder_and_translates(tmp_path: Path) -> None:

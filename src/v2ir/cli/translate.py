@@ -62,7 +62,7 @@ def command(
     ),
     captioner: str | None = typer.Option(None, help="Captioner instead of the model's own."),
     segmenter: str | None = typer.Option(None, help="Segmenter instead of the model's own."),
-    without: list[str] = typer.Option([], help="Leave out caption, segmentation or detail (repeat)."),
+    without: list[str] = typer.Option([], help="Leave out: caption, segmentation, detail."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1, mps, ..."),
     cluster: str | None = cluster_option(),
     dry_run: bool = typer.Option(False, help="Say what would be made, and write nothing."),

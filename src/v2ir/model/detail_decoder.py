@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 
 FACTOR = 8
 """Pixels of the picture for one pixel of the latent, along a side."""
+BLURS = (3, 7, 15)
+"""Sides in pixels of the means between which the bands of the photograph's detail lie."""
+_NEIGHBOURHOOD, _LEAST_CONTRAST = 31, 0.04
 
 
 def _convolution(inside: int, outside: int, stride: int = 1) -> nn.Conv2d:
@@ -38,9 +42,11 @@ class DetailDecoder(ModelMixin, ConfigMixin):
     """Makes the picture from the latent, the visible condition and the visible pixels.
 
     The latent says how warm things are, but few of its eight channels' details are
-    predictable; the photograph says where they end. A U-Net of three levels joins both.
+    predictable; the photograph says where they end. A U-Net of three levels joins both into
+    a picture and into a gain for each band of the photograph's detail, which is added.
     Source: the conditional decoder of Zhu et al. 2023, "Designing a Better Asymmetric VQGAN
-    for StableDiffusion", which sees the unmasked part of an image; the network is ours.
+    for StableDiffusion", which sees the unmasked part of an image, and the injection of
+    detail in pansharpening (Vivone et al. 2015, Eq. 1); the network is ours.
 
     Args:
         latents: Channels of the denoised latent.
@@ -62,7 +68,12 @@ class DetailDecoder(ModelMixin, ConfigMixin):
         self.coarse = _joined(latents + seen + coarse // 2, coarse)
         self.middle = _joined(coarse + middle, middle)
         self.fine = _joined(middle + fine, fine)
-        self.last = _convolution(fine, 4)
+        self.last = _convolution(fine, 4 * (1 + len(BLURS)))
+        # Gains start at zero: a network that was not trained adds nothing.
+        with torch.no_grad():
+            gains = torch.arange(self.last.out_channels) >= 4
+            self.last.weight[gains] = 0.0
+            self.last.bias[gains] = 0.0  # type: ignore[index]
 
     def forward(self, latents: Tensor, seen: Tensor, visible: Tensor) -> Tensor:
         """Return the picture, (N, 1, 8h, 8w), about [-1, 1].
@@ -78,13 +89,40 @@ class DetailDecoder(ModelMixin, ConfigMixin):
         x = self.coarse(torch.cat([latents, seen, coarse], dim=1))
         x = self.middle(torch.cat([_larger(x), middle], dim=1))
         x = self.fine(torch.cat([_larger(x), fine], dim=1))
-        return F.pixel_shuffle(self.last(F.silu(x)), 2)
+        planes = F.pixel_shuffle(self.last(F.silu(x)), 2)
+        return planes[:, :1] + (planes[:, 1:] * detail_bands(visible)).sum(1, keepdim=True)
 
     def decode(self, planes: Tensor) -> Tensor:
         """Return the pictures of what `beside_visible` made, (N, 1, 8h, 8w)."""
         own, seen = self.config["latents"], self.config["seen"]
         latents, told, packed = planes.split([own, seen, 3 * FACTOR**2], dim=1)
         return self(latents, told, F.pixel_shuffle(packed, FACTOR))
+
+
+def detail_bands(visible: Tensor) -> Tensor:
+    """Return bands of the luminance's detail in units of the local contrast.
+
+    Args:
+        visible: The visible image in [-1, 1], (N, 3, H, W).
+
+    Returns:
+        (N, 3, H, W): the image without its means over 3 px, these without those over 7 px,
+        and those without the ones over 15 px, each divided by the root of their mean square
+        within 31 px.
+    """
+    levels = [visible.mean(dim=1, keepdim=True)]
+    for side in BLURS:
+        levels.append(_mean(levels[0], side))
+    bands = torch.cat([a - b for a, b in itertools.pairwise(levels)], dim=1)
+    power = _mean(bands.square().sum(dim=1, keepdim=True), _NEIGHBOURHOOD)
+    return bands / (power.sqrt() + _LEAST_CONTRAST)
+
+
+def _mean(plane: Tensor, side: int) -> Tensor:
+    """Return the means over squares of an odd side; at the borders over what there is."""
+    half = side // 2
+    across = F.avg_pool2d(plane, (1, side), 1, (0, half), count_include_pad=False)
+    return F.avg_pool2d(across, (side, 1), 1, (half, 0), count_include_pad=False)
 
 
 def beside_visible(latents: Tensor, seen: Tensor, visible: Tensor) -> Tensor:

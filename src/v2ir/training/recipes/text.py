@@ -86,7 +86,7 @@ def txt2ir_mini() -> Recipe:
             _text(
                 steps=2_000, batch_size=8, learning_rate=5e-4, warmup_steps=50,
                 decay_steps=2_000, balance=0.5, scales=(1.0, 1.5), average_decay=0.999,
-                noise_shift=4.0, sample_every=1_000,
+                noise_shift=4.0, sample_every=1_000, variants=2,
             ),
         ),
         card={
