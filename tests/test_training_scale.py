@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 import errno
 import importlib
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from training_pieces import ready_to_train
 from v2ir.annotation import make_captioner, make_segmenter
+from v2ir.cli import app
 from v2ir.cli.train import read_size
 from v2ir.errors import InputError, OutputError
 from v2ir.files import read_jsonl
@@ -231,41 +230,6 @@ def test_ablations_are_the_rows_of_table_3():
     ]  # fmt: skip
 
 
-def launch(processes, *arguments):
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    head = ["-m", "v2ir.cli"]
-    if processes > 1:
-        head = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        head += ["-m", "v2ir.cli"]
-    done = subprocess.run(
-        [sys.executable, *head, "train", *map(str, arguments)],
-        env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def test_two_processes_train_like_one_with_twice_the_batch(data, tmp_path):
-    losses, models = [], []
-    for processes, batch in ((1, 4), (2, 2)):
-        recipe = RECIPES["tiny"]
-        small = {"batch_size": batch, "steps": 10, "checkpoint_every": 10}
-        stages = (
-            recipe.stages[0].model_copy(update={**small, "steps": 10}),
-            recipe.stages[2].model_copy(update={**small, "sample_every": 0}),
-        )
-        path = tmp_path / f"{processes}.json"
-        path.write_text(recipe.model_copy(update={"stages": stages}).model_dump_json())
-        run = tmp_path / f"run-{processes}"
-        cache = tmp_path / f"cache-{processes}"
-        launch(processes, path, data, run, "--cache", cache)
-        losses.append([row["loss"] for row in read_jsonl(run / "log.jsonl")])
-        models.append(load_model(run / "models" / "pairs"))
-    assert len(losses[0]) == 2
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
-    for one, two in zip(models[0].unet.parameters(), models[1].unet.parameters(), strict=True):
-        torch.testing.assert_close(one, two, atol=1e-3, rtol=1e-2)
-
-
 def test_several_recipes_in_one_command_get_a_run_folder_each(data, tmp_path):
     tiny = RECIPES["tiny"]
     names = []
@@ -274,23 +238,38 @@ def test_several_recipes_in_one_command_get_a_run_folder_each(data, tmp_path):
         path = tmp_path / f"row-{number}.json"
         path.write_text(tiny.model_copy(update={"stages": stages}).model_dump_json())
         names.append(str(path))
-    launch(1, ",".join(names), data, tmp_path / "runs")
+    done = CliRunner().invoke(app, ["train", ",".join(names), str(data), str(tmp_path / "runs")])
+    assert done.exit_code == 0, done.output
     for number in (1, 2):
         rows = list(read_jsonl(tmp_path / "runs" / f"row-{number}" / "log.jsonl"))
         assert rows[-1]["step"] == number
 
 
-def test_a_setting_that_shards_weights_is_refused(monkeypatch):
+def test_a_setting_of_another_way_to_cut_weights_is_refused(monkeypatch):
     from accelerate.utils import DistributedType
 
     from v2ir.training.team import Team
 
     class Sharded:
-        distributed_type = DistributedType.FSDP
+        distributed_type = DistributedType.DEEPSPEED
 
     monkeypatch.setattr("accelerate.Accelerator", Sharded)
-    with pytest.raises(InputError, match="whole weights"):
+    with pytest.raises(InputError, match=r"FSDP alone.*DEEPSPEED"):
         Team()
+
+
+def test_weights_that_are_shared_need_less_memory_in_each_process():
+    model = full_size()
+    stage = Stage(name="s", steps=1, batch_size=1)
+    found, plan = footprint(model, stage, autocast=True), MemoryPlan(1, 1)
+    peaks = [found.shared(model.unet, n).peak(plan) for n in (2, 4, 8)]
+    assert found.peak(plan) > peaks[0] > peaks[1] > peaks[2]
+    # Weights, gradients, two moments and averages, of which a share is gone at each step.
+    assert peaks[0] - peaks[1] == pytest.approx(20 * found.trained / 4, rel=1e-6)
+    gathered = found.shared(model.unet, 2).gathered
+    assert 0 < gathered < found.trained / 4, "blocks are whole one by one"
+    adapter = MemoryPlan(1, 1, lora_rank=4)
+    assert found.shared(model.unet, 8).peak(adapter) == found.peak(adapter)
 
 
 def test_gradients_are_averaged_whatever_is_missing():

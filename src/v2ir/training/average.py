@@ -8,11 +8,15 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from v2ir.training.sharding import own_rows
+
 
 def start_averages(
     modules: Mapping[str, nn.Module], device: str | None = None
 ) -> dict[str, dict[str, Tensor]]:
     """Return a copy of the weights of each module, by part and parameter name.
+
+    The copy of a weight that is cut over the processes is cut alike.
 
     Args:
         modules: The modules.
@@ -46,11 +50,10 @@ def update_averages(
     pull = 1.0 - warmed_decay(decay, step)
     for part, module in modules.items():
         current = dict(module.named_parameters())
-        names = list(averages[part])
+        mine = [own_rows(value) for value in averages[part].values()]
+        towards = [own_rows(current[name]).detach() for name in averages[part]]
         torch._foreach_lerp_(
-            [averages[part][name] for name in names],
-            [current[name].detach().to(averages[part][name].device) for name in names],
-            pull,
+            mine, [new.to(old.device) for new, old in zip(towards, mine, strict=True)], pull
         )
 
 
@@ -72,4 +75,4 @@ def adopt(values: Mapping[str, Mapping[str, Tensor]], modules: Mapping[str, nn.M
     """Put weights into the modules, for good."""
     for part, module in modules.items():
         for name, parameter in module.named_parameters():
-            parameter.copy_(values[part][name])
+            own_rows(parameter).copy_(own_rows(values[part][name]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from v2ir.errors import RunError
 from v2ir.files import atomic_write
+from v2ir.training.sharding import cut_like, put, whole_tensor
 
 _DTYPES = {
     torch.float64: "F64",
@@ -49,7 +50,7 @@ class TrainingState:
     step: int = 0
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors under flat names."""
+        """Return all tensors under flat names, cut over the processes or not."""
         found: dict[str, Tensor] = {}
         for part, module in self.modules.items():
             for name, value in module.state_dict().items():
@@ -65,25 +66,35 @@ class TrainingState:
                     found[f"optimizer/{index}/{path}"] = torch.as_tensor(number)
         return found
 
-    def restore(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Take over the tensors of a checkpoint."""
-        groups: dict[str, dict[str, Tensor]] = {}
+    def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
+        """Take over the whole tensors of a checkpoint, each process its share.
+
+        Raises:
+            RunError: If they belong to other networks.
+        """
         moments: dict[int, dict[str, Any]] = {}
-        for key, value in tensors.items():
-            kind, part, name = key.split("/", 2)
-            if kind == "optimizer":
-                outer, _, inner = name.partition(_DEEPER)
-                moment = moments.setdefault(int(part), {})
-                if inner:
-                    moment.setdefault(outer, {})[inner] = value
-                else:
-                    moment[outer] = value
+        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
+        mine = {k: v for k, v in self.tensors().items() if not k.startswith("optimizer/")}
+        theirs = [key for key in tensors if not key.startswith("optimizer/")]
+        if differing := sorted(mine.keys() ^ set(theirs)):
+            raise RunError(
+                "the checkpoint holds weights of other networks",
+                got=", ".join(differing[:5]),
+                do="use another run folder",
+            )
+        for key in theirs:
+            put(tensors[key], mine[key])
+        for key in (key for key in tensors if key not in mine):
+            _, index, name = key.split("/", 2)
+            value, weight = tensors[key], weights[int(index)]
+            if value.shape == weight.shape:
+                value = cut_like(value, weight)
+            outer, _, inner = name.partition(_DEEPER)
+            moment = moments.setdefault(int(index), {})
+            if inner:
+                moment.setdefault(outer, {})[inner] = value
             else:
-                groups.setdefault(f"{kind}/{part}", {})[name] = value
-        for part, module in self.modules.items():
-            module.load_state_dict(groups[f"modules/{part}"])
-            for name, value in groups[f"averages/{part}"].items():
-                self.averages[part][name].copy_(value)
+                moment[outer] = value
         state = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**state, "state": moments})
         self.step = step
@@ -99,6 +110,9 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint atomically, then remove all but the last `keep` of the stage.
 
+    Tensors that are cut over the processes are gathered one by one: while one process
+    writes, the others must `join_checkpoint`.
+
     Raises:
         OutputError: If the disk refuses; the checkpoints before it stay.
     """
@@ -109,6 +123,12 @@ def save_checkpoint(
     for _, old in list_checkpoints(folder, stage)[:-keep]:
         old.unlink()
     return path
+
+
+def join_checkpoint(state: TrainingState) -> None:
+    """Give the process that saves a checkpoint this one's rows of every tensor."""
+    for value in state.tensors().values():
+        whole_tensor(value)
 
 
 def _write_tensors(
@@ -131,7 +151,7 @@ def _write_tensors(
     stream.write(len(text).to_bytes(8, "little"))
     stream.write(text)
     for value in tensors.values():
-        flat = value.detach().cpu().contiguous().flatten()
+        flat = whole_tensor(value).detach().cpu().contiguous().flatten()
         stream.write(flat.view(torch.uint8).numpy().data)
 
 
@@ -167,4 +187,22 @@ def load_checkpoint(path: Path, state: TrainingState, facts: dict[str, Any]) -> 
                 got="; ".join(changes),
                 do="use another run folder, or train with the recipe in the run folder",
             )
-        state.restore({key: file.get_tensor(key) for key in file.keys()}, int(metadata["step"]))  # noqa: SIM118
+        state.restore(_Tensors(file), int(metadata["step"]))
+
+
+class _Tensors(Mapping[str, Tensor]):
+    """The tensors of an open safetensors file, each read when it is asked for."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.names = list(file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self.file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)

@@ -18,6 +18,7 @@ from v2ir.records import Progress, no_progress
 from v2ir.training.average import start_averages, update_averages
 from v2ir.training.checkpoint import (
     TrainingState,
+    join_checkpoint,
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
@@ -109,6 +110,8 @@ def train_stage(
         if state.step % stage.checkpoint_every == 0 or last:
             if team.is_lead:
                 save_checkpoint(run.checkpoints, stage.name, state, settings.facts)
+            elif team.sharding:
+                join_checkpoint(state)
             team.wait()
         if settings.sample and stage.sample_every and state.step % stage.sample_every == 0:
             settings.sample(state)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from v2ir.errors import InputError
 from v2ir.model import Model
+from v2ir.training.sharding import BLOCKS
 from v2ir.training.stage import Stage
 
 GIGABYTE = 1024**3
@@ -75,6 +76,8 @@ class Footprint:
         frozen: Parameters that the loss needs and that do not change.
         activations: Bytes kept for the backward pass, for one image.
         recomputed: The same where activations are computed again.
+        processes: Processes that the weights in training are cut over.
+        gathered: Parameters that are whole beside a process's share while it computes.
     """
 
     trained: int
@@ -82,6 +85,21 @@ class Footprint:
     frozen: int
     activations: int
     recomputed: int
+    processes: int = 1
+    gathered: int = 0
+
+    def shared(self, network: nn.Module, processes: int) -> Footprint:
+        """Return what each process keeps where the weights in training are cut.
+
+        Args:
+            network: The network that is the largest in training.
+            processes: Number of processes.
+        """
+        blocks = [_count(m) for m in network.modules() if type(m).__name__ in BLOCKS]
+        beside = _count(network) - sum(blocks)
+        # What stands outside the blocks, the block at work and the next one, already on its way.
+        gathered = beside + 2 * max(blocks, default=0)
+        return dataclasses.replace(self, processes=processes, gathered=gathered)
 
     def peak(self, plan: MemoryPlan) -> int:
         """Return the estimated peak of a plan in bytes."""
@@ -90,7 +108,12 @@ class Footprint:
             frozen, trained = frozen + trained, self.adapters * plan.lora_rank
         # Weight, gradient, two moments, average: float32 but for what the plan saves.
         each = 4 + 4 + (2 if plan.eight_bit else 8) + (0 if plan.averages_on_cpu else 4)
-        held = each * trained + (2 if plan.half_frozen else 4) * frozen
+        if self.processes > 1 and not plan.lora_rank:
+            # Gathered weights and their gradients come on top of the share.
+            held = each * trained // self.processes + (4 + 4) * self.gathered
+        else:
+            held = each * trained
+        held += (2 if plan.half_frozen else 4) * frozen
         image = self.recomputed if plan.checkpointing else self.activations
         return held + plan.batch_size * image
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from v2ir.errors import InputError
+from v2ir.training.sharding import sharding_setting
 
 BUCKET = 25_000_000
-SHARDED = {"FSDP", "DEEPSPEED", "MEGATRON_LM", "TP"}
+REFUSED = {"DEEPSPEED", "MEGATRON_LM", "TP"}
 
 
 class Team:
@@ -25,6 +27,7 @@ class Team:
 
     Attributes:
         accelerator: accelerate's view of this process.
+        sharding: How networks are cut over the processes; None keeps them whole in each.
     """
 
     def __init__(self) -> None:
@@ -32,12 +35,15 @@ class Team:
 
         self.accelerator = Accelerator()
         kind = self.accelerator.distributed_type.value
-        if kind in SHARDED:
+        if kind in REFUSED:
             raise InputError(
-                "training keeps whole weights in every process",
+                "training cuts weights over processes by FSDP alone",
                 got=f"accelerate's setting {kind}",
-                do="start plain processes, and use --fit to save memory",
+                do="use docs/accelerate/fsdp.yaml, or plain processes and --fit",
             )
+        # Read here because accelerate itself heeds the setting on GPUs only.
+        setting = sharding_setting()
+        self.sharding = setting if self.size > 1 else None
         if self.accelerator.mixed_precision == "fp16":
             raise InputError(
                 "training does not scale losses for float16",
@@ -90,10 +96,13 @@ class Team:
 
     @torch.no_grad()
     def mean_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by its mean over the processes; a missing one counts as 0."""
+        """Replace each gradient by its mean over the processes; a missing one counts as 0.
+
+        Gradients that are cut over the processes are means already.
+        """
         if self.size == 1:
             return
-        trained = [p for p in parameters if p.requires_grad]
+        trained = [p for p in parameters if p.requires_grad and not isinstance(p, DTensor)]
         for bucket in _buckets(trained):
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
             flat = torch.cat([gradient.flatten() for gradient in gradients])

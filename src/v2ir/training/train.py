@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from v2ir.model.networks import encode_mode
 from v2ir.records import Progress, no_progress
 from v2ir.training.average import adopt, averaged
 from v2ir.training.cache import Caches, LatentCache, TextCache, weights_hash
+from v2ir.training.checkpoint import TrainingState
 from v2ir.training.loop import StageRun, train_stage
 from v2ir.training.lora import widen_weights
 from v2ir.training.memory import GIGABYTE, MemoryPlan, choose_plan, footprint, peak_memory
@@ -28,6 +29,7 @@ from v2ir.training.preview import preview
 from v2ir.training.resting import Resting
 from v2ir.training.run import Run
 from v2ir.training.scenes import TrainingScene, scenes_of, training_scenes
+from v2ir.training.sharding import ShardedModules, can_shard
 from v2ir.training.stage import Recipe, Stage
 from v2ir.training.start import model_before
 from v2ir.training.team import Team
@@ -189,7 +191,8 @@ def _run_stage(
     objective.prepare(scenes[team.rank :: team.size], progress)
     team.wait()
     resting = Resting(model, objective.needs, start, team.device)
-    sample = _previewer(run, stage, model, scenes, resting) if _shows(stage, team) else None
+    cut = _cut(objective.modules, stage, team)
+    sample = _previewer(run, stage, model, scenes, resting, cut) if _shows(stage, team) else None
     settings = StageRun(
         stage,
         (recipe.seed, place),
@@ -205,19 +208,19 @@ def _run_stage(
     state = train_stage(objective, scenes, settings, progress)
     if plan:
         logger.info("measured peak: %.1f GB", peak_memory(team.device) / GIGABYTE)
-    adopt(state.averages, state.modules)
-    modules = state.modules
+    modules = _ended(model, state, cut)
     del state  # moments and averages are of no more use, and at full size they are 10 GB
-    resting.load()
-    if plan and plan.half_frozen:
-        _widen(model, start)
-    for module in modules.values():
-        module.eval().requires_grad_(False)
-    objective.finish(scenes)
+    if modules:
+        resting.load()
+        if plan and plan.half_frozen:
+            _widen(model, start)
+        for module in modules.values():
+            module.eval().requires_grad_(False)
+        objective.finish(scenes)
     if team.is_lead:
         _save(objective.model, recipe, stage, run)
-    if sample:
-        sample(None)
+        if sample:
+            sample(None)
     team.wait()
 
 
@@ -254,6 +257,9 @@ def _plan(model: Model, stage: Stage, work: _Work) -> MemoryPlan | None:
     autocast = not isinstance(work.team.precision(), contextlib.nullcontext)
     found = footprint(model, stage, autocast)
     eight_bit = importlib.util.find_spec("bitsandbytes") is not None
+    if work.team.sharding and can_shard(stage):
+        # bitsandbytes keeps its moments in blocks that a cut would run through.
+        found, eight_bit = found.shared(model.unet, work.team.size), False
     plan = choose_plan(found, stage, work.memory, eight_bit=eight_bit)
     logger.info("stage %s in %.0f GB: %s", stage.name, work.memory / GIGABYTE, plan.describe())
     return plan
@@ -277,7 +283,30 @@ def _widen(model: Model, start: str | Path | None) -> None:
 
 def _shows(stage: Stage, team: Team) -> bool:
     wanted = stage.sample_every > 0 and stage.objective not in FOR_AUTOENCODERS
-    return wanted and team.is_lead
+    return wanted and (team.is_lead or team.sharding is not None)
+
+
+def _cut(modules: Mapping[str, torch.nn.Module], stage: Stage, team: Team) -> ShardedModules | None:
+    """Cut the networks over the processes where accelerate is set to."""
+    if team.sharding is None:
+        return None
+    if not can_shard(stage):
+        logger.info("stage %s keeps whole weights in every process", stage.name)
+        return None
+    return ShardedModules(modules, team.sharding, team)
+
+
+def _ended(
+    model: Model, state: TrainingState, cut: ShardedModules | None
+) -> dict[str, torch.nn.Module]:
+    """Return the networks with their averages, in the model; none where others hold them."""
+    if cut is None:
+        adopt(state.averages, state.modules)
+        return state.modules
+    whole = cut.whole(state.averages) or {}
+    for part, module in whole.items():
+        setattr(model, part, module)
+    return whole
 
 
 def _facts(recipe: Recipe, stage: Stage, team: Team) -> dict[str, Any]:
@@ -312,7 +341,12 @@ def _caches(model: Model, folder: Path) -> Caches:
 
 
 def _previewer(
-    run: Run, stage: Stage, model: Model, scenes: Sequence[TrainingScene], resting: Resting
+    run: Run,
+    stage: Stage,
+    model: Model,
+    scenes: Sequence[TrainingScene],
+    resting: Resting,
+    cut: ShardedModules | None = None,
 ) -> Any:
     generator = np.random.default_rng(0)
     shown = [scenes[index] for index in generator.permutation(len(scenes))[:4]]
@@ -321,6 +355,11 @@ def _previewer(
         path = run.samples / f"{stage.name}-{'end' if state is None else f'{state.step:08d}'}.png"
         if state is None:
             preview(model, shown, stage, path)
+            return
+        if cut:
+            if whole := cut.whole(state.averages):
+                with resting.awake():
+                    preview(dataclasses.replace(model, **dict[str, Any](whole)), shown, stage, path)
             return
         with resting.awake(), averaged(state.averages, state.modules):
             model.forget_prompts()
