@@ -19,7 +19,7 @@ from v2ir.errors import InputError
 from v2ir.files import read_json, read_jsonl
 from v2ir.model import architecture, build_model, load_model
 from v2ir.training import RECIPES, Recipe, TrainSettings, train
-from v2ir.training.sharding import BLOCKS, Sharding, sharding_setting
+from v2ir.training.fsdp import BLOCKS, Sharding, sharding_setting
 
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 STEPS = 10

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from v2ir.errors import InputError
 from v2ir.model import Model
-from v2ir.training.sharding import BLOCKS
+from v2ir.training.fsdp import BLOCKS
 from v2ir.training.stage import Stage
 
 GIGABYTE = 1024**3

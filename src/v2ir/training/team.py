@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from v2ir.errors import InputError
-from v2ir.training.sharding import sharding_setting
+from v2ir.training.fsdp import sharding_setting
 
 BUCKET = 25_000_000
 REFUSED = {"DEEPSPEED", "MEGATRON_LM", "TP"}
@@ -40,6 +41,13 @@ class Team:
                 "training cuts weights over processes by FSDP alone",
                 got=f"accelerate's setting {kind}",
                 do="use docs/accelerate/fsdp.yaml, or plain processes and --fit",
+            )
+        started = int(os.environ.get("WORLD_SIZE", "1"))
+        if started != self.size:
+            raise InputError(
+                "the processes would train beside each other, not together",
+                got=f"{started} processes, and accelerate found no GPU for them",
+                do="on CPUs set ACCELERATE_USE_CPU=true",
             )
         # Read here because accelerate itself heeds the setting on GPUs only.
         setting = sharding_setting()
