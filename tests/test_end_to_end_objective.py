@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import uniform_filter
 from skimage.metrics import structural_similarity
 
 from training_pieces import draws, make_objective, ready_to_train, unscaled_model
 from v2ir.errors import ModelError
 from v2ir.model import architecture, build_model
+from v2ir.model.detail_decoder import local_energy, split_bands
 from v2ir.training import RECIPES, Stage, TrainSettings, train
 from v2ir.training.objectives.adversary import (
     PatchDiscriminator,
@@ -19,7 +21,12 @@ from v2ir.training.objectives.adversary import (
     feature_distance,
 )
 from v2ir.training.objectives.end_to_end import EndToEnd
-from v2ir.training.objectives.pixels import edge_l1, hot_weights, structural_dissimilarity
+from v2ir.training.objectives.pixels import (
+    edge_l1,
+    hot_weights,
+    structural_dissimilarity,
+    texture_difference,
+)
 
 
 @pytest.fixture
@@ -117,6 +124,32 @@ def test_hinge_loss_has_its_known_values():
     assert discriminator_loss(ones, -ones) == 0
     assert discriminator_loss(0 * ones, 0 * ones) == 1
     assert discriminator_loss(-ones, ones) == 2
+
+
+def test_texture_counts_how_much_detail_there_is_and_not_where():
+    rng = np.random.default_rng(4)
+    true = torch.tensor(rng.normal(0, 0.3, (2, 1, 64, 64)), dtype=torch.float32)
+    moved, soft = true.roll(3, dims=-1), F.avg_pool2d(true, 5, 1, 2)
+    assert float(texture_difference(true, true)) == 0.0
+    assert texture_difference(moved, true) < 0.2 * texture_difference(soft, true)
+    assert F.l1_loss(moved, true) > F.l1_loss(soft, true)
+
+
+def test_texture_is_the_difference_of_local_deviations():
+    rng = np.random.default_rng(5)
+    pictures = rng.normal(0, 0.3, (2, 80, 80))
+
+    def strengths(picture):
+        levels = [picture, *(uniform_filter(picture, side) for side in (3, 7, 15))]
+        bands = np.array(levels[:-1]) - np.array(levels[1:])
+        energy = np.array([uniform_filter(band**2, 31) for band in bands])
+        return np.sqrt(energy + 1e-5)[:, 30:-30, 30:-30]
+
+    made, true = torch.tensor(pictures).view(2, 1, 1, 80, 80)
+    inner = (slice(None), slice(None), slice(30, -30), slice(30, -30))
+    found = [(local_energy(split_bands(x))[inner] + 1e-5).sqrt()[0].numpy() for x in (made, true)]
+    for ours, theirs in zip(found, pictures, strict=True):
+        np.testing.assert_allclose(ours, strengths(theirs), rtol=1e-9)
 
 
 def test_adaptive_weight_is_the_ratio_of_gradients():

@@ -110,12 +110,19 @@ def detail_bands(visible: Tensor) -> Tensor:
         and those without the ones over 15 px, each divided by the root of their mean square
         within 31 px.
     """
-    levels = [visible.mean(dim=1, keepdim=True)]
-    for side in BLURS:
-        levels.append(_mean(levels[0], side))
-    bands = torch.cat([a - b for a, b in itertools.pairwise(levels)], dim=1)
-    power = _mean(bands.square().sum(dim=1, keepdim=True), _NEIGHBOURHOOD)
-    return bands / (power.sqrt() + _LEAST_CONTRAST)
+    bands = split_bands(visible.mean(dim=1, keepdim=True))
+    return bands / (local_energy(bands).sum(dim=1, keepdim=True).sqrt() + _LEAST_CONTRAST)
+
+
+def split_bands(plane: Tensor) -> Tensor:
+    """Return the detail between means over 1, 3, 7 and 15 px of (N, 1, H, W), (N, 3, H, W)."""
+    levels = [plane, *(_mean(plane, side) for side in BLURS)]
+    return torch.cat([a - b for a, b in itertools.pairwise(levels)], dim=1)
+
+
+def local_energy(bands: Tensor) -> Tensor:
+    """Return the mean square of each band within 31 px, (N, C, H, W)."""
+    return _mean(bands.square(), _NEIGHBOURHOOD)
 
 
 def _mean(plane: Tensor, side: int) -> Tensor:

@@ -55,6 +55,8 @@ class Stage(BaseModel):
         hot_small: Weight of the error within hot targets below 9 px, for the objectives that
             train an autoencoder: their few pixels hardly count in a mean over all.
         structure: Weight of 1 - SSIM in a picture's loss.
+        texture: Weight of the difference in the local strength of detail, for the objectives
+            `end_to_end` and `detail`; 0 has none.
         adversarial: Weight of a patch discriminator's verdict on pictures; 0 has none. Where
             the decoder trains too, it is a multiple of the adaptive weight.
         features: Weight of the discriminator's features within its verdict.
@@ -135,6 +137,7 @@ class Stage(BaseModel):
     hot: float = Field(default=0.0, ge=0.0)
     hot_small: float = Field(default=0.0, ge=0.0)
     structure: float = Field(default=0.0, ge=0.0)
+    texture: float = Field(default=0.0, ge=0.0)
     adversarial: float = Field(default=0.0, ge=0.0)
     features: float = Field(default=0.0, ge=0.0)
     kl: float = Field(default=0.0, ge=0.0)

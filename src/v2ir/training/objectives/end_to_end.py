@@ -28,6 +28,7 @@ from v2ir.training.objectives.pixels import (
     edge_l1,
     hot_weights,
     structural_dissimilarity,
+    texture_difference,
     weighted_l1,
 )
 from v2ir.training.objectives.window import Window
@@ -140,6 +141,8 @@ class EndToEnd(Denoising):
         stage, true = self.stage, batch.true
         loss = weighted_l1(made, true, hot_weights(true, stage.hot)) + edge_l1(made, true)
         loss = loss + stage.structure * structural_dissimilarity(made, true)
+        if stage.texture:
+            loss = loss + stage.texture * texture_difference(made, true)
         if self.discriminator is None:
             return loss
         styles = batch.styles[batch.pictured]
