@@ -2,6 +2,7 @@
 
     python benchmarks/memory.py                       # the plans, seconds
     python benchmarks/memory.py --measure FOLDER      # about 5 GB of disk and 20 GB of memory
+    python benchmarks/memory.py --measure FOLDER --stage infrared     # one phase alone
 
 The measured steps use random weights of full size and drawn pictures: memory and time do not
 depend on what is learned. Each phase runs in a process of its own, so that its peak is its own.
@@ -29,7 +30,7 @@ from v2ir.images import write_image
 from v2ir.model import architecture, build_model
 from v2ir.model.networks import build_unet
 from v2ir.training import RECIPES, Recipe
-from v2ir.training.memory import GIGABYTE, choose_plan, footprint
+from v2ir.training.memory import GIGABYTE, MemoryPlan, choose_plan, footprint
 
 BUDGETS = (12, 24, 48, 80)
 
@@ -56,6 +57,10 @@ def print_plans() -> None:
             for budget in BUDGETS:
                 plan = choose_plan(found, stage, budget * GIGABYTE)
                 print(f"{name} {stage.name} --fit {budget}GB: {plan.describe()}")
+    whole = footprint(model, RECIPES["diffv2ir-256"].stages[1], autocast=True)  # type: ignore[arg-type]
+    for processes in (1, 2, 4, 8):
+        peak = whole.shared(model.unet, processes).peak(MemoryPlan(1, 1)) / GIGABYTE
+        print(f"diffv2ir-256 pairs, batch 1, cut over {processes} processes: {peak:.1f} GB in each")
 
 
 def draw_data(folder: Path, number: int = 4) -> Path:
@@ -82,8 +87,8 @@ def short(steps: int) -> Recipe:
     return recipe.model_copy(update={"stages": stages})
 
 
-def measure(folder: Path, steps: int, fit: str) -> None:
-    """Run each phase at full size for a few steps; print its log, its plan and its peak."""
+def measure(folder: Path, steps: int, fit: str, only: str | None) -> None:
+    """Run each phase, or one, at full size for a few steps; print its log, plan and peak."""
     folder.mkdir(parents=True, exist_ok=True)
     data, start, run = draw_data(folder), folder / "start", folder / "run"
     recipe = folder / "recipe.json"
@@ -92,6 +97,8 @@ def measure(folder: Path, steps: int, fit: str) -> None:
         build_model(architecture("sd15"), name="random").save(start)
     environment = {**os.environ, "ACCELERATE_MIXED_PRECISION": "bf16", "COLUMNS": "200"}
     for stage in short(steps).stages:
+        if only not in (None, stage.name):
+            continue
         began = time.monotonic()
         command = [sys.executable, "-m", "v2ir.cli", "train", recipe, data, run]
         command += ["--stages", stage.name, "--from", start, "--fit", fit]
@@ -113,8 +120,9 @@ if __name__ == "__main__":
     parser.add_argument("--measure", type=Path, help="folder for the measured steps")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--fit", default="24GB")
+    parser.add_argument("--stage", help="one stage alone: infrared, pairs or style")
     given = parser.parse_args()
     if given.measure:
-        measure(given.measure, given.steps, given.fit)
+        measure(given.measure, given.steps, given.fit, given.stage)
     else:
         print_plans()

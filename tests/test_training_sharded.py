@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DistributedType
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -20,7 +22,9 @@ from v2ir.files import read_json, read_jsonl
 from v2ir.model import architecture, build_model, load_model
 from v2ir.training import RECIPES, Recipe, TrainSettings, train
 from v2ir.training.fsdp import BLOCKS, Sharding, sharding_setting
+from v2ir.training.team import Team
 
+ACCELERATE = Path(__file__).resolve().parents[1] / "docs" / "accelerate"
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 STEPS = 10
 
@@ -207,3 +211,58 @@ def test_what_is_not_done_of_the_setting_is_refused(monkeypatch, name, value, to
         monkeypatch.setenv(key, given)
     with pytest.raises(InputError, match=told):
         sharding_setting()
+
+
+def launched_environment(path: Path) -> dict[str, str]:
+    """Return what `accelerate launch --config_file PATH` would start processes with."""
+    from accelerate.commands import launch
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    parser = launch.launch_command_parser()
+    known = vars(parser.parse_args(["train.py"]))
+    settings = load_config_from_file(str(path)).fsdp_config
+    assert all(key in known for key in settings), "a key that accelerate would not pass on"
+    arguments, _, _ = launch._validate_launch_command(
+        parser.parse_args(["--config_file", str(path), "train.py"])
+    )
+    assert arguments.multi_gpu or arguments.use_fsdp, "or one process would be started alone"
+    return prepare_multi_gpu_env(arguments)
+
+
+def test_the_shipped_file_for_whole_weights_starts_plain_processes(monkeypatch):
+    config = load_config_from_file(str(ACCELERATE / "ddp.yaml"))
+    assert (config.num_processes, config.mixed_precision) == (4, "bf16")
+    for key, value in launched_environment(ACCELERATE / "ddp.yaml").items():
+        monkeypatch.setenv(key, value)
+    assert sharding_setting() is None
+
+
+def test_the_shipped_file_for_cut_weights_gives_the_setting_that_is_meant(monkeypatch):
+    config = load_config_from_file(str(ACCELERATE / "fsdp.yaml"))
+    assert (config.num_processes, config.mixed_precision) == (8, "bf16")
+    for key, value in launched_environment(ACCELERATE / "fsdp.yaml").items():
+        monkeypatch.setenv(key, value)
+    assert sharding_setting() == Sharding(BLOCKS, reshard=True, recompute=False)
+
+
+@pytest.mark.parametrize("wrong", ["fsdp_blocks: x", "shard: true"])
+def test_an_unknown_key_in_a_file_is_found(tmp_path, wrong):
+    text = (ACCELERATE / "fsdp.yaml").read_text()
+    path = tmp_path / "fsdp.yaml"
+    path.write_text(text.replace("  fsdp_version: 2", f"  fsdp_version: 2\n  {wrong}"))
+    with pytest.raises(AssertionError, match="not pass on"):
+        launched_environment(path)
+
+
+def test_processes_that_do_not_see_each_other_are_refused(monkeypatch):
+    """Accelerate's files for GPUs start two on a machine without one, each for itself."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    class Alone:
+        distributed_type = DistributedType.NO
+        mixed_precision = "no"
+        num_processes = 1
+
+    monkeypatch.setattr("accelerate.Accelerator", Alone)
+    with pytest.raises(InputError, match="beside each other"):
+        Team()
