@@ -12,6 +12,7 @@ from v2ir.errors import InputError, UnknownNameError
 from v2ir.model import Guidance, Model
 from v2ir.model.card import ModelCard
 from v2ir.sampling.guidance import GuidedDenoiser
+from v2ir.sampling.lean import lean
 from v2ir.sampling.network import KeepingDenoiser
 from v2ir.sampling.solvers import SOLVERS
 from v2ir.sampling.speeds import (
@@ -98,6 +99,15 @@ class Plan:
         """Return the number of images that run together on a device."""
         usual = 1 if device.type == "cpu" else 8
         return usual if self.batch_size is None else self.batch_size
+
+    def fitted(self, model: Model) -> Model:
+        """Return the model in the form that this plan computes with.
+
+        Raises:
+            UnknownNameError: If there is no such number format.
+        """
+        model = in_precision(model, self.precision)
+        return lean(model) if self.speed.lean else model
 
     def denoiser(self, model: Model, windows: Windows) -> WindowedDenoiser:
         """Return a fresh denoiser for one call of `solve`.

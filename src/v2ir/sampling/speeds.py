@@ -39,6 +39,8 @@ class Speed:
             8 elsewhere.
         channels_last: Whether images lie in memory with the channels last; None is so on
             a CUDA device with half precision.
+        lean: Whether the parts around the denoiser are computed in their lean form; see
+            `v2ir.sampling.lean`.
     """
 
     summary: str
@@ -53,6 +55,7 @@ class Speed:
     ahead: bool = True
     batch_size: int | None = None
     channels_last: bool | None = None
+    lean: bool = True
 
 
 OWN = Speed("the model's own solver and steps, computed as in `exact`")
@@ -69,6 +72,7 @@ SPEEDS: dict[str, Speed] = {
         ahead=False,
         batch_size=1,
         channels_last=False,
+        lean=False,
     ),
     "exact": Speed(
         "the same picture for less work",

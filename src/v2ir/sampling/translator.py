@@ -17,7 +17,7 @@ from v2ir.model import Conditions, Guidance, Model
 from v2ir.sampling.geometry import Geometry, Resolution, apply, fit, padded, scaled, undo
 from v2ir.sampling.guidance import check_guidance
 from v2ir.sampling.noise import draw_noise, image_generator
-from v2ir.sampling.plan import find_plan, in_precision, wide
+from v2ir.sampling.plan import find_plan, wide
 from v2ir.sampling.solvers import solve
 from v2ir.sampling.speeds import Precision
 from v2ir.sampling.windows import Windows
@@ -114,7 +114,7 @@ class Translator:
         card = model.card
         self.speed = settings.speed
         self.plan = find_plan(card, settings)
-        self.model = in_precision(model, self.plan.precision)
+        self.model = self.plan.fitted(model)
         self._style_number = model.style_number(settings.style)
         self.style = card.styles[self._style_number - 1] if self._style_number else None
         self.seed = settings.seed
