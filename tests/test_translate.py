@@ -239,10 +239,10 @@ def test_in_double_precision_the_batch_size_changes_nothing(model_folder):
     double = load_model(model_folder)
     for part in (double.unet, double.autoencoder, double.text_encoder):
         part.double()
-    for name in ("encode", "encode_visible"):
-        encode = getattr(double, name)
-        setattr(double, name, lambda images, encode=encode: encode(images.double()))
     translator = Translator(double)
+    for name in ("encode", "encode_visible"):
+        encode = getattr(translator.model, name)
+        setattr(translator.model, name, lambda images, encode=encode: encode(images.double()))
     items = [translator.prepare(street(i)[0], key=str(i)) for i in range(3)]
     together = translator.run(items)
     for item, pixels in zip(items, together, strict=True):
