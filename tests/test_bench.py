@@ -13,15 +13,32 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from v2ir.bench import PARTS, BenchSettings, Clock, Journal, Meter, Sample, Section, Workbench
+from v2ir.bench import (
+    FULL_SIZE,
+    PARTS,
+    BenchSettings,
+    Clock,
+    Journal,
+    Meter,
+    Sample,
+    Section,
+    Workbench,
+)
 from v2ir.bench.floor import count_arithmetic, kind_of, matrix_rate
 from v2ir.bench.machine import machine_facts, peak_memory, reset_peak
 from v2ir.bench.pictures import draw_street, write_photographs
 from v2ir.bench.pix2pix import contest, pipeline_architecture, save_pipeline_model
 from v2ir.bench.reference import GUIDANCE, PublishedProcedure, combine
-from v2ir.bench.speeds import count_evaluations
+from v2ir.bench.speeds import count_evaluations, most_images
 from v2ir.bench.stages import STAGES, StageClock
-from v2ir.bench.timing import Task, at_steps, interleave, median_seconds, paired_ratio
+from v2ir.bench.timing import (
+    Task,
+    at_steps,
+    interleave,
+    least_ratio,
+    median_seconds,
+    paired_ratio,
+)
 from v2ir.cli import app
 from v2ir.cli.bench import show
 from v2ir.errors import InputError, RunError, UnknownNameError
@@ -30,6 +47,7 @@ from v2ir.model import Guidance, Model, architecture, build_model, load_model
 from v2ir.model.card import SpeedChoice
 from v2ir.sampling import TranslateSettings, Translator, translate
 from v2ir.sampling.annotators import Annotators
+from v2ir.sampling.translate import translate_jobs
 
 
 class FakeClock(Clock):
@@ -99,6 +117,9 @@ def test_ratios_are_medians_over_rounds_of_seconds_an_image():
     assert paired_ratio(slow, fast, "processor") == 12
     assert paired_ratio(slow, []) is None
     assert paired_ratio(slow[:1], fast) == 5  # only rounds with both
+    assert least_ratio(slow, fast) == least_ratio(slow[::-1], fast) == 10  # of 10 and 1 a piece
+    assert least_ratio(slow, []) is None
+    assert least_ratio(slow, seconds(0)) is None
 
 
 def test_scaled_steps_lie_on_the_line_through_both_points():
@@ -390,6 +411,40 @@ def test_the_speeds_table_is_of_its_samples(bench):
     assert rows["reference"]["s/image"] == pytest.approx(reference)
     assert rows["one-step"]["ratio"] == pytest.approx(reference / (one.wall / 2))
     assert any(note.startswith("SCALED") for note in section.notes)
+
+
+def test_the_least_times_go_before_a_disturbed_round(bench):
+    (before,) = PARTS["speeds"](bench, lambda *_: None)
+    ratio = before.to_json()["rows"][1]["least CPU"]
+    assert ratio > 0
+    for name in ("speeds/one-step", "speeds/reference, 1 steps", "speeds/reference, 2 steps"):
+        (sample,) = bench.journal.samples(name)
+        slow = dataclasses.replace(sample, wall=9 * sample.wall, processor=9 * sample.processor)
+        bench.journal.add(name, slow)
+    (after,) = PARTS["speeds"](bench, lambda *_: None)
+    assert after.to_json()["rows"][1]["least CPU"] == ratio
+
+
+def test_a_run_at_full_size_makes_few_pictures():
+    assert most_images(BenchSettings(images=8)) == 8
+    assert most_images(BenchSettings(model=FULL_SIZE, images=8)) == 2
+    assert most_images(BenchSettings(model=FULL_SIZE, images=1)) == 1
+
+
+def test_a_batch_is_enough_to_warm_up(bench, monkeypatch):
+    seen: list[int] = []
+
+    def watched(jobs, translator, *rest):
+        seen.append(len(jobs))
+        return translate_jobs(jobs, translator, *rest)
+
+    monkeypatch.setattr("v2ir.bench.workbench.translate_jobs", watched)
+    task = bench.translation("warm", 3, speed="one-step", batch_size=2)
+    task.warm_up()
+    assert seen == [2]
+    task.before()
+    task.run()
+    assert seen == [2, 3]
 
 
 def test_stages_cover_the_work(bench):

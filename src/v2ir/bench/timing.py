@@ -108,6 +108,28 @@ def paired_ratio(
     return statistics.median(ratios) if ratios else None
 
 
+def least_ratio(
+    slow: Sequence[Sample], fast: Sequence[Sample], what: str = "processor"
+) -> float | None:
+    """Return the least seconds an image of the one over the least of the other.
+
+    What others do on the machine takes caches and turns away, which only ever adds time. So
+    the least of some rounds is the nearest to a quiet machine.
+
+    Args:
+        slow: Samples of the one, in any order.
+        fast: Samples of the other.
+        what: `wall` or `processor`.
+
+    Returns:
+        The ratio, or None where one has no samples or took no time.
+    """
+    if not slow or not fast:
+        return None
+    above, below = (min(getattr(one, what) / one.images for one in each) for each in (slow, fast))
+    return above / below if below > 0 else None
+
+
 def _ratios(slow: Sequence[Sample], fast: Sequence[Sample], what: str) -> Iterator[float]:
     for one, other in zip(slow, fast, strict=False):
         above, below = (getattr(each, what) / each.images for each in (one, other))

@@ -163,7 +163,7 @@ class Workbench:
         def translator(**changes: Any) -> Translator:
             return self.translator(**{**settings, **changes})
 
-        def run(**changes: Any) -> None:
+        def run(jobs: Sequence[Job] = jobs, **changes: Any) -> None:
             report = translate_jobs(jobs, translator(**changes), self.annotators)
             if report.failures:
                 raise InputError("a drawn photograph failed", got=report.failures[0][1])
@@ -173,8 +173,9 @@ class Workbench:
             translator().model.forget_prompts()
 
         def warm_up() -> None:
+            # One batch touches everything; more would cost minutes at full size.
             before()
-            run(steps=1)
+            run(jobs[: translator().batch_size], steps=1)
 
         return Task(name, run, number, warm_up=warm_up, before=before)
 
