@@ -71,7 +71,7 @@ def mini_detail() -> Recipe:
                 **shared,
             ),
             Stage(
-                name="texture", steps=1400, decay_steps=1400, learning_rate=7e-4, structure=0.1,
+                name="texture", steps=1000, decay_steps=1400, learning_rate=7e-4, structure=0.1,
                 texture=5.0, **shared,
             ),
         ),
