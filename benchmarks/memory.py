@@ -18,6 +18,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -87,6 +88,11 @@ def short(steps: int) -> Recipe:
     return recipe.model_copy(update={"stages": stages})
 
 
+def build_start(folder: Path) -> None:
+    """Write a full-size model with random weights."""
+    build_model(architecture("sd15"), name="random").save(folder)
+
+
 def measure(folder: Path, steps: int, fit: str, only: str | None) -> None:
     """Run each phase, or one, at full size for a few steps; print its log, plan and peak."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +100,9 @@ def measure(folder: Path, steps: int, fit: str, only: str | None) -> None:
     recipe = folder / "recipe.json"
     recipe.write_text(short(steps).model_dump_json())
     if not (start / "v2ir.json").exists():
-        build_model(architecture("sd15"), name="random").save(start)
+        # In a process of its own, which takes its memory with it.
+        with ProcessPoolExecutor(max_workers=1) as builder:
+            builder.submit(build_start, start).result()
     environment = {**os.environ, "ACCELERATE_MIXED_PRECISION": "bf16", "COLUMNS": "200"}
     for stage in short(steps).stages:
         if only not in (None, stage.name):

@@ -148,18 +148,23 @@ def full_size():
     return SimpleNamespace(unet=unet, card=card, text_encoder=small, autoencoder=small)
 
 
+@pytest.fixture(scope="module")
+def found():
+    """Return what the full-size model keeps, counted once."""
+    return footprint(full_size(), Stage(name="s", steps=1), autocast=True)
+
+
 @pytest.mark.parametrize("budget", [12, 24, 48, 80])
-def test_a_plan_fits_its_budget_and_keeps_the_samples_of_a_step(budget):
+def test_a_plan_fits_its_budget_and_keeps_the_samples_of_a_step(found, budget):
     stage = Stage(name="s", steps=1, batch_size=32, accumulation=8)
-    plan = choose_plan(footprint(full_size(), stage, autocast=True), stage, budget * GIGABYTE)
+    plan = choose_plan(found, stage, budget * GIGABYTE)
     assert plan.estimate <= budget * GIGABYTE
     assert plan.batch_size * plan.accumulation == 256
     assert f"{plan.estimate / GIGABYTE:.1f} GB" in plan.describe()
 
 
-def test_more_memory_needs_fewer_savings():
+def test_more_memory_needs_fewer_savings(found):
     stage = Stage(name="s", steps=1, batch_size=32, accumulation=8)
-    found = footprint(full_size(), stage, autocast=True)
     plans = [choose_plan(found, stage, size * GIGABYTE) for size in (8, 12, 24, 48, 80)]
     savings = [p.averages_on_cpu + p.eight_bit + p.checkpointing + bool(p.lora_rank) for p in plans]
     assert savings == sorted(savings, reverse=True)
@@ -169,8 +174,7 @@ def test_more_memory_needs_fewer_savings():
         choose_plan(found, stage, GIGABYTE)
 
 
-def test_recomputed_activations_are_fewer():
-    found = footprint(full_size(), Stage(name="s", steps=1), autocast=False)
+def test_recomputed_activations_are_fewer(found):
     assert found.trained == 859_544_004
     assert 0 < found.recomputed < found.activations / 3
 
@@ -258,10 +262,8 @@ def test_a_setting_of_another_way_to_cut_weights_is_refused(monkeypatch):
         Team()
 
 
-def test_weights_that_are_shared_need_less_memory_in_each_process():
-    model = full_size()
-    stage = Stage(name="s", steps=1, batch_size=1)
-    found, plan = footprint(model, stage, autocast=True), MemoryPlan(1, 1)
+def test_weights_that_are_shared_need_less_memory_in_each_process(found):
+    model, plan = full_size(), MemoryPlan(1, 1)
     peaks = [found.shared(model.unet, n).peak(plan) for n in (2, 4, 8)]
     assert found.peak(plan) > peaks[0] > peaks[1] > peaks[2]
     # Weights, gradients, two moments and averages, of which a share is gone at each step.
