@@ -15,6 +15,7 @@ from torch import nn
 from v2ir.bench.pictures import draw_street
 from v2ir.images import from_tensor, to_tensor
 from v2ir.model import architecture, build_model, load_model
+from v2ir.model.detail_decoder import DetailDecoder
 from v2ir.model.networks import build_autoencoder, encode_mode
 from v2ir.sampling import TranslateSettings, Translator
 from v2ir.sampling.lean import FoldedUpsampling, lean, lean_autoencoder
@@ -109,6 +110,7 @@ def test_the_bundled_models_picture_stays_within_a_small_part_of_a_grey_level():
     plain = Translator(model, settings_)
     plain.model = model
     assert quick.model.autoencoder is not model.autoencoder
+    assert model.detail_decoder is None or quick.model.detail_decoder is not model.detail_decoder
     caption, scene = "a street at night", np.full((64, 96), 255, np.uint8)
     made, wanted = (
         translator.translate_pixels(picture, caption=caption, segmentation=scene)
@@ -136,6 +138,22 @@ def test_channels_come_out_last():
     latents = torch.randn(1, 8, 8, 8)
     pictures = from_tensor(made.decode(latents)), from_tensor(model.decode(latents))
     assert np.abs(pictures[0] - pictures[1]).max() < 1e-5
+
+
+@torch.inference_mode()
+def test_a_detail_decoder_draws_the_same_with_its_channels_last():
+    torch.manual_seed(0)
+    model = build_model(architecture("tiny"), name="tiny", seed=0)
+    model.detail_decoder = DetailDecoder(latents=4, seen=4, widths=(16, 8, 8)).eval()
+    for weight in model.detail_decoder.parameters():  # some start at zero and would say nothing
+        nn.init.normal_(weight, std=0.1)
+    made = lean(model)
+    planes = torch.randn(2, 4 + 4 + 192, 6, 5)
+    assert made.decode(planes).std() > 0.01
+    torch.testing.assert_close(made.decode(planes), model.decode(planes), rtol=0, atol=1e-5)
+    first, given_one = (each.detail_decoder.see_fine.weight for each in (made, model))
+    assert first.is_contiguous(memory_format=torch.channels_last)
+    assert given_one.is_contiguous()
 
 
 def test_a_copy_of_the_model_can_be_made_lean_again():

@@ -142,9 +142,14 @@ def lean(model: Model) -> Model:
     if encoder is not None:
         encoder = copy.deepcopy(encoder, {id(weight): weight for weight in encoder.parameters()})
         _channels_last(encoder)
+    detail = model.detail_decoder
+    if detail is not None:
+        # Its joints would lay the channels first again, so each of its layers is told.
+        detail = nn.Module.to(copy.deepcopy(detail), memory_format=torch.channels_last)
     autoencoder = model.autoencoder
     return dataclasses.replace(
         model,
         autoencoder=autoencoder and lean_autoencoder(autoencoder),
         image_encoder=encoder,
+        detail_decoder=detail,
     )
