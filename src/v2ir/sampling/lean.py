@@ -145,7 +145,7 @@ def lean(model: Model) -> Model:
     detail = model.detail_decoder
     if detail is not None:
         # Its joints would lay the channels first again, so each of its layers is told.
-        detail = nn.Module.to(copy.deepcopy(detail), memory_format=torch.channels_last)
+        detail = copy.deepcopy(detail).to(memory_format=torch.channels_last)
     autoencoder = model.autoencoder
     return dataclasses.replace(
         model,
