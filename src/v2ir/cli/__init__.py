@@ -64,9 +64,12 @@ def _root(
     ),
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Log what the library does."),
 ) -> None:
+    level = logging.INFO if verbose else logging.WARNING
+    # The level is the handler's too: verbs show some of the library's log in their own way.
+    handler = logging.StreamHandler()
+    handler.setLevel(level)
     logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
+        level=level, handlers=[handler], format="%(levelname)s %(name)s: %(message)s"
     )
 
 

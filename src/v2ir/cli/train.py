@@ -74,6 +74,8 @@ def _show_log() -> None:
     from rich.logging import RichHandler
 
     logger = logging.getLogger("v2ir.training")
+    if logger.isEnabledFor(logging.INFO):
+        return  # --verbose prints it already
     logger.setLevel(logging.INFO)
     if not logger.handlers:
         logger.addHandler(RichHandler(console=console, show_path=False, show_level=False))
