@@ -158,7 +158,7 @@ def _print(section: Section) -> None:
 
     table = Table(title=f"{section.name}: {section.title}", title_justify="left")
     for place, column in enumerate(section.columns):
-        table.add_column(column, justify="left" if place == 0 else "right")
+        table.add_column(column, justify="left" if place == 0 else "right", no_wrap=place == 0)
     for row in section.rows:
         table.add_row(*(show(cell) for cell in row))
     console.print(table)
