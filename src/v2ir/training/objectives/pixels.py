@@ -82,8 +82,11 @@ def texture_difference(made: Tensor, true: Tensor) -> Tensor:
         made: Pictures, (N, 1, H, W).
         true: True ones.
     """
-    strengths = [(local_energy(split_bands(x)) + 1e-5).sqrt() for x in (made, true)]
-    return F.l1_loss(*strengths)
+
+    def strength(pictures: Tensor) -> Tensor:
+        return (local_energy(split_bands(pictures)) + 1e-5).sqrt()
+
+    return F.l1_loss(strength(made), strength(true))
 
 
 def structural_dissimilarity(made: Tensor, true: Tensor) -> Tensor:
