@@ -13,7 +13,7 @@ from v2ir.images import from_tensor
 from v2ir.model import Conditions, Model
 from v2ir.sampling.guidance import check_guidance
 from v2ir.sampling.noise import draw_noise, image_generator
-from v2ir.sampling.plan import Plan, find_plan, in_precision, wide
+from v2ir.sampling.plan import Plan, find_plan, wide
 from v2ir.sampling.prompts import Prompt
 from v2ir.sampling.solvers import FROM_ZEROS, solve
 from v2ir.sampling.speeds import Precision, choose, guidance_of
@@ -95,7 +95,7 @@ class TextSampler:
         self.seed = settings.seed
         self.speed = settings.speed
         self.plan = _drawing_plan(model, settings)
-        self.model = in_precision(model, self.plan.precision)
+        self.model = self.plan.fitted(model)
         self.steps, self.solver = self.plan.steps, self.plan.solver
         self.guidance = self.plan.guidance
         self.batch_size = self.plan.batch_for(model.device)

@@ -114,6 +114,9 @@ class Translator:
         card = model.card
         self.speed = settings.speed
         self.plan = find_plan(card, settings)
+        self.without = tuple(sorted(set(settings.without)))
+        if "detail" in self.without:
+            model = dataclasses.replace(model, detail_decoder=None)
         self.model = self.plan.fitted(model)
         self._style_number = model.style_number(settings.style)
         self.style = card.styles[self._style_number - 1] if self._style_number else None
@@ -123,9 +126,6 @@ class Translator:
         self.guidance = self.plan.guidance
         self.resolution = settings.resolution or card.resolution
         self.batch_size = self.plan.batch_for(model.device)
-        self.without = tuple(sorted(set(settings.without)))
-        if "detail" in self.without:
-            self.model = dataclasses.replace(self.model, detail_decoder=None)
         self.windows = windows_for(card.resolution, card.factor, card.multiple)
         self._check()
 
