@@ -12,6 +12,7 @@ from torch import Tensor
 ConditionName = Literal["text", "visible", "segmentation"]
 CONDITION_NAMES: tuple[ConditionName, ...] = get_args(ConditionName)
 """The conditions that guidance can strengthen. The style is a fourth, unguided one."""
+_OF_IMAGES = (*CONDITION_NAMES, "style", "scales")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,15 +88,14 @@ class Conditions:
 
     def take(self, rows: Tensor) -> Conditions:
         """Return the conditions of some images, by their places in the batch, (K,) int64."""
-        fields = (*CONDITION_NAMES, "style", "scales")
-        given = {name: value for name in fields if (value := getattr(self, name)) is not None}
+        given = {name: value for name in _OF_IMAGES if (value := getattr(self, name)) is not None}
         return dataclasses.replace(self, **{name: value[rows] for name, value in given.items()})
 
     @staticmethod
     def concatenate(parts: Sequence[Conditions]) -> Conditions:
         """Join batches; a part that is null in some and given in others becomes explicit."""
         joined: dict[str, Tensor | None] = {}
-        for name in (*CONDITION_NAMES, "style", "scales"):
+        for name in _OF_IMAGES:
             values = [getattr(part, name) for part in parts]
             given = next((value for value in values if value is not None), None)
             if given is None:
@@ -110,7 +110,7 @@ class Conditions:
 
     def _blank(self, example: Tensor) -> Tensor:
         """Return a tensor shaped like `example` but for this batch's number of images."""
-        parts = (self.visible, self.segmentation, self.text, self.style, self.scales)
+        parts = [getattr(self, name) for name in _OF_IMAGES]
         sizes = [len(part) for part in parts if part is not None]
         number = sizes[0] if sizes else len(example)
         return example.new_zeros((number, *example.shape[1:]))

@@ -104,9 +104,7 @@ def lean_autoencoder(autoencoder: Any) -> Any:
 
     Weights that stay as they are are shared with the given one.
     """
-    # Deep copies of parameters would double the memory of a large model.
-    shared: dict[int, Any] = {id(weight): weight for weight in autoencoder.parameters()}
-    lean = copy.deepcopy(autoencoder, shared)
+    lean = _copy_beside(autoencoder)
     decoder = getattr(lean, "decoder", None)
     if decoder is None:
         return lean
@@ -125,6 +123,12 @@ def lean_autoencoder(autoencoder: Any) -> Any:
     return lean
 
 
+def _copy_beside(network: Any) -> Any:
+    """Return a copy of a network that has the same weights, not copies of them."""
+    # Deep copies of parameters would double the memory of a large model.
+    return copy.deepcopy(network, {id(weight): weight for weight in network.parameters()})
+
+
 def _channels_last(part: nn.Module) -> None:
     """Let the first convolution give its result with the channels last; the others follow."""
     first = next(layer for layer in part.modules() if isinstance(layer, nn.Conv2d))
@@ -140,7 +144,7 @@ def lean(model: Model) -> Model:
         return model
     encoder = model.image_encoder
     if encoder is not None:
-        encoder = copy.deepcopy(encoder, {id(weight): weight for weight in encoder.parameters()})
+        encoder = _copy_beside(encoder)
         _channels_last(encoder)
     detail = model.detail_decoder
     if detail is not None:

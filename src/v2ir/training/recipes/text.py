@@ -74,10 +74,7 @@ def txt2ir() -> Recipe:
 
 
 def txt2ir_mini() -> Recipe:
-    """Return TxT2IR in the small size that the project trains.
-
-    The bundled one is its stage `text` alone, from the networks of `mini`.
-    """
+    """Return TxT2IR in a small size; its stage `text` may start `--from mini` alone."""
     return Recipe(
         name="txt2ir-mini",
         architecture="txt2ir-mini",

@@ -7,7 +7,11 @@ from typing import Any
 from v2ir.training.recipes.parts import ANNOTATORS, INFRARED_PROMPT, autoencoder_stage
 from v2ir.training.stage import Recipe, Stage
 
-_STREET = ("llvip", "metu_vistir", "msrs", "roadscene")
+_STREET: dict[str, Any] = {
+    "styles": ("llvip", "metu_vistir", "msrs", "roadscene"), "alignment": ("strict", "near"),
+}  # fmt: skip
+# The same views in all stages of mini, so that each finds the latents of the ones before.
+_VIEWS: dict[str, Any] = {"balance": 0.5, "scales": (1.0, 1.5), "jitter": 0.2, "noise_shift": 8.0}
 
 
 def mini() -> Recipe:
@@ -16,8 +20,7 @@ def mini() -> Recipe:
     # small, because more updates for the same work learn more.
     small: dict[str, Any] = {
         "trains": ("unet", "text_encoder"), "batch_size": 6, "average_decay": 0.999,
-        "balance": 0.5, "scales": (1.0, 1.5), "learning_rate": 5e-4, "warmup_steps": 50,
-        "noise_shift": 8.0, "jitter": 0.2, "sample_every": 500,
+        "learning_rate": 5e-4, "warmup_steps": 50, "sample_every": 500, **_VIEWS,
     }  # fmt: skip
     return Recipe(
         name="mini",
@@ -31,8 +34,7 @@ def mini() -> Recipe:
             ),
             Stage(name="pairs", phase=2, steps=500, decay_steps=5000, **small),
             Stage(
-                name="style", phase=3, steps=4500, decay_steps=4500, styles=_STREET,
-                alignment=("strict", "near"), **small,
+                name="style", phase=3, steps=4500, decay_steps=4500, **_STREET, **small,
             ),
         ),
         card={
@@ -58,9 +60,7 @@ def mini_detail() -> Recipe:
     shared: dict[str, Any] = {
         "phase": 3, "objective": "detail", "trains": ("detail_decoder",), "drop": 0.0,
         "drop_style": 0.0, "warmup_steps": 50, "batch_size": 8, "average_decay": 0.99,
-        "balance": 0.5, "scales": (1.0, 1.5), "detail_crop": 128, "jitter": 0.2,
-        "noise_shift": 8.0, "styles": _STREET, "alignment": ("strict", "near"), "hot": 2.0,
-        "end_to_end": 0.9,
+        "detail_crop": 128, "hot": 2.0, "end_to_end": 0.9, **_STREET, **_VIEWS,
     }  # fmt: skip
     return Recipe(
         name="mini-detail",
