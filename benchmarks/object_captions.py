@@ -19,6 +19,7 @@ import collections
 import json
 from pathlib import Path
 
+from v2ir.data import load_scenes
 from v2ir.evaluation.boxes import BoxSource
 from v2ir.evaluation.detectors import load_box_source
 from v2ir.training.objectives.objective import part_hash, read_part
@@ -68,7 +69,8 @@ def main() -> None:
     parser.add_argument("--say", nargs="*", default=[], metavar="STYLE=CAPTION")
     options = parser.parse_args()
     said = dict(text.split("=", 1) for text in options.say)
-    scenes = [*training_scenes(options.data), *training_scenes(options.data, "test")]
+    splits = sorted({scene.split for scene in load_scenes(options.data) if scene.split})
+    scenes = [item for split in splits for item in training_scenes(options.data, split)]
     sizes = {item.scene.name: (item.scene.width, item.scene.height) for item in scenes}
     source = load_box_source(options.detector, sizes.get)
     total: collections.Counter[str] = collections.Counter()
