@@ -184,6 +184,30 @@ def test_the_bundled_model_chooses_for_itself():
     assert {choice.solver for choice in card.speeds.values()} <= SOLVERS.keys()
 
 
+def test_a_model_leaves_out_at_a_speed_what_makes_its_pictures_no_better(model):
+    left = SpeedChoice(solver="ddim", steps=2, without=("segmentation",))
+    card = model.card.model_copy(update={"speeds": {"fast": left}})
+    choosy = dataclasses.replace(model, card=card)
+    quick = Translator(choosy, TranslateSettings(speed="fast", without=("caption",)))
+    assert quick.without == ("caption", "segmentation")
+    assert not quick.takes_maps
+    assert not quick.takes_captions
+    plain = Translator(choosy, TranslateSettings(solver="ddim", steps=2))
+    assert plain.without == ()
+    assert plain.takes_maps
+    picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    bare = TranslateSettings(solver="ddim", steps=2, without=("caption", "segmentation"))
+
+    def made(translator):
+        map_ = np.full((48, 64), 90, np.uint8) if translator.takes_maps else None
+        prepared = translator.prepare(picture, key="a", segmentation=map_)
+        return translator.run([prepared])[0]
+
+    same = dataclasses.replace(bare, speed="fast", solver=None, steps=None)
+    np.testing.assert_array_equal(made(Translator(choosy, same)), made(Translator(choosy, bare)))
+    assert not np.array_equal(made(plain), made(quick))
+
+
 def test_a_model_that_was_not_trained_for_few_steps_is_refused():
     card = ModelCard(name="slow", channels=4)
     with pytest.raises(InputError, match=r"slow was not trained for the speed one-step.*distil"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections import Counter
@@ -379,7 +378,39 @@ def test_a_text_model_starts_from_what_a_translator_says_without_images(infrared
             style = {"class_labels": torch.tensor([row]), "encoder_hidden_states": told}
             whole = start.unet(torch.cat([noisy, seen], 1), 400, **style).sample
             torch.testing.assert_close(model.unet(noisy, 400, **style).sample, whole)
-    wide = Recipe(name="told", architecture="txt2ir-mini", stages=(text,), card=card)
-    other = dataclasses.replace(settings, run_dir=tmp_path / "other")
-    with pytest.raises(ModelError, match="does not fit the model translator"):
-        train(wide, other)
+
+
+def test_a_text_model_of_its_own_size_starts_from_a_translators_autoencoder(
+    infrared_only, tmp_path
+):
+    write_captions(infrared_only)
+    facts = {"latent_mean": (1.0,) * 8, "latent_std": (2.0,) * 8}
+    start = build_model(_with_latents(8), name="translator", styles=("street",))
+    start.card = start.card.model_copy(update=facts)
+    start.save(tmp_path / "start")
+    text = Stage(
+        name="text", scenes="infrared", conditions=("text",), trains=("unet", "text_encoder"),
+        steps=1, batch_size=2, crop=32, variants=1, learning_rate=1e-12, checkpoint_every=1,
+    )  # fmt: skip
+    card = {"conditions": ["text"], "prompt_template": "{caption}", "resolution": 32, "multiple": 8}
+    recipe = Recipe(name="told", architecture="txt2ir-mini", stages=(text,), card=card)
+    settings = TrainSettings(infrared_only, tmp_path / "run", start_from=str(tmp_path / "start"))
+    model = load_model(train(recipe, settings))
+    assert (model.card.latent_mean, model.card.latent_std) == tuple(facts.values())
+    assert model.card.styles == ()
+    assert list(model.unet.config.block_out_channels) == [32, 96, 144]
+    images = torch.rand(1, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(model.encode(images), start.encode(images))
+    build_model(architecture("tiny"), name="small").save(tmp_path / "small")
+    other = TrainSettings(infrared_only, tmp_path / "x", start_from=str(tmp_path / "small"))
+    with pytest.raises(ModelError, match="does not fit the autoencoder of small"):
+        train(recipe, other)
+
+
+def _with_latents(number):
+    """Return the tiny translator's architecture with another number of latent channels."""
+    tiny = architecture("tiny")
+    autoencoder = {**tiny.autoencoder, "latent_channels": number}
+    unet = {**tiny.unet, "in_channels": 3 * number, "out_channels": number}
+    return tiny.model_copy(update={"autoencoder": autoencoder, "unet": unet})

@@ -18,11 +18,14 @@ from v2ir.bench.timing import Task, interleave
 from v2ir.errors import InputError
 from v2ir.model import Model, architecture, build_model, load_model
 from v2ir.model.card import SpeedChoice
+from v2ir.model.folding import add_guidance_embedding
+from v2ir.model.small_decoder import SmallDecoder
 from v2ir.records import Progress, no_progress
 from v2ir.sampling import Annotators, TranslateSettings, Translator
 from v2ir.sampling.jobs import Job
 from v2ir.sampling.speeds import SPEEDS, find_speed
 from v2ir.sampling.translate import translate_jobs
+from v2ir.training.recipes import load_recipe
 
 FULL_SIZE = "full-size"
 """Name of the model of Stable Diffusion 1.5's size with random weights."""
@@ -36,6 +39,8 @@ class BenchSettings:
     Attributes:
         model: Bundled model, model folder, hub name, or `full-size` for random weights of
             Stable Diffusion 1.5's size.
+        student: Model that was distilled from it, for the speeds that need training, or
+            None for the model itself; `full-size` comes with its own.
         size: Side of the square photographs and of the working image in pixels.
         images: Most photographs that one run of a quick speed translates.
         batch_sizes: Batch sizes to compare; empty is each speed's own.
@@ -62,6 +67,7 @@ class BenchSettings:
     device: str = "cpu"
     seconds: float = 240.0
     seed: int = 0
+    student: str | None = None
 
     def __post_init__(self) -> None:
         for name in self.speeds:
@@ -74,7 +80,7 @@ class BenchSettings:
 
     def deciding(self) -> dict[str, Any]:
         """Return what every sample depends on; the rest stands in the samples' names."""
-        fields = ("model", "size", "images", "device", "seed")
+        fields = ("model", "student", "size", "images", "device", "seed")
         return {**{name: getattr(self, name) for name in fields}, "v2ir": __version__}
 
 
@@ -114,6 +120,15 @@ class Workbench:
         return load_model(self.settings.model, self.settings.device)
 
     @functools.cached_property
+    def student(self) -> Model:
+        """The model of the speeds that need training: a distilled one, or the model itself."""
+        if self.settings.student is not None:
+            return load_model(self.settings.student, self.settings.device)
+        if self.settings.model == FULL_SIZE and self._model is None:
+            return full_size_student(self.model)
+        return self.model
+
+    @functools.cached_property
     def annotators(self) -> Annotators:
         """The captioner and the segmenter that the model names."""
         card, device = self.model.card, self.settings.device
@@ -141,12 +156,15 @@ class Workbench:
     def clear(self, out: Path) -> None:
         """Forget earlier results and kept embeddings."""
         shutil.rmtree(out, ignore_errors=True)
-        self.model.forget_prompts()
+        for model in (self.model, self.student):
+            model.forget_prompts()
 
     def translator(self, **settings: Any) -> Translator:
-        """Return a translator at the bench's size."""
+        """Return a translator at the bench's size; of the student at a speed that is learned."""
         common = {"resolution": self.settings.size, "seed": self.settings.seed}
-        return Translator(self.model, TranslateSettings(**{**common, **settings}))
+        learned = find_speed(settings.get("speed")).trained
+        model = self.student if learned else self.model
+        return Translator(model, TranslateSettings(**{**common, **settings}))
 
     def translation(self, name: str, number: int, **settings: Any) -> Task:
         """Return the task of translating `number` photographs from file to file.
@@ -208,18 +226,33 @@ class Workbench:
 
 
 def full_size_model() -> Model:
-    """Build the full-size model with random weights: times do not depend on what is learned.
-
-    Its card says that it was trained for the quick speeds, which changes no time either.
-    """
+    """Build the full-size model with random weights: times do not depend on what is learned."""
     return build_model(
         architecture("sd15"),
         name=FULL_SIZE,
         resolution=256,
         captioner="statistics",
         segmenter="regions",
-        speeds={
-            "fast": SpeedChoice(solver="mean", steps=4),
-            "one-step": SpeedChoice(solver="mean", steps=1),
-        },
     )
+
+
+def full_size_student(model: Model) -> Model:
+    """Return what the recipes `distil` and `tiny-decoder` make of a full-size model.
+
+    Guidance is folded into the network, and a small decoder makes the picture. What is not
+    theirs are the teacher's own weights, not copies of them.
+    """
+    told = {"guidance_range": load_recipe("distil").stages[-1].guidance_range}
+    decoder = load_recipe("tiny-decoder").stages[0]
+    lcm = {steps: SpeedChoice(solver="lcm", steps=steps) for steps in (4, 1)}
+    small = SmallDecoder(model.card.channels, decoder.decoder_widths, decoder.decoder_blocks)
+    student = dataclasses.replace(
+        model,
+        unet=add_guidance_embedding(model.unet),
+        decoder=small.to(model.device).eval().requires_grad_(False),
+        card=model.card.model_copy(update={**told, "speeds": {"fast": lcm[4], "one-step": lcm[1]}}),
+    )
+    given = dict(model.unet.named_parameters())
+    for name, own in student.unet.named_parameters():
+        own.data = given[name].data if name in given else own.data
+    return student

@@ -118,7 +118,7 @@ def _refuse_idle(what: str, asked: object, has_effect: bool) -> None:
         raise InputError(
             f"{what} have no effect here",
             got=str(asked),
-            do="the model does not take them, or --without leaves them out; drop one option",
+            do="the model does not take them, or --without or --speed leaves them out; drop one",
         )
 
 

@@ -24,6 +24,9 @@ def command(
     full_size: bool = typer.Option(
         False, "--full-size", help="Random weights of Stable Diffusion 1.5's size instead."
     ),
+    student: str | None = typer.Option(
+        None, help="Model distilled from it, for the speeds fast and one-step."
+    ),
     size: int = typer.Option(256, help="Side of the photographs in pixels."),
     images: int = typer.Option(8, help="Most photographs in one run of a quick speed."),
     batch: str | None = typer.Option(None, metavar="N,N", help="Batch sizes to compare."),
@@ -81,6 +84,7 @@ def command(
 
     settings = BenchSettings(
         model=FULL_SIZE if full_size else model,
+        student=student,
         size=size,
         images=images,
         batch_sizes=_numbers(batch, "--batch"),

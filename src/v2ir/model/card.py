@@ -84,6 +84,8 @@ class SpeedChoice(BaseModel):
         steps: Number of its steps.
         guidance: Guidance; None takes the model's default.
         reuse: The network's inner features are computed at every n-th step; 1 is always.
+        without: What is left out because the model makes nothing better of it: `caption`,
+            `segmentation`, `detail`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -92,6 +94,7 @@ class SpeedChoice(BaseModel):
     steps: int = Field(ge=1)
     guidance: Guidance | None = None
     reuse: int = Field(default=1, ge=1)
+    without: tuple[str, ...] = ()
 
 
 class ModelCard(BaseModel):

@@ -296,7 +296,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         _infrared_autoencoder(
             (24, 48, 72, 96), 1, 8, norm_num_groups=8, mid_block_add_attention=False
         ),
-        _unet((80, 112, 128), (False, True, True), 1, attention_head_dim=4, norm_num_groups=16),
+        # Thin where the latent is large: a scene's layout is cheap, and is what is hard to learn.
+        _unet((32, 96, 144), (False, True, True), 1, attention_head_dim=4, norm_num_groups=16),
         (128, 3, 4, 77),
     ),
     "txt2ir-tiny": _small_text_to_infrared(

@@ -69,6 +69,7 @@ class Plan:
             `auto` here.
         batch_size: Images that run through the network together; None is 1 on a CPU and
             8 elsewhere.
+        without: What the model leaves out at this speed.
     """
 
     speed: Speed
@@ -78,6 +79,7 @@ class Plan:
     reuse: int
     precision: Precision
     batch_size: int | None
+    without: tuple[str, ...]
 
     def check(self) -> None:
         """Refuse what cannot be.
@@ -149,6 +151,7 @@ def find_plan(card: ModelCard, asked: Asked) -> Plan:
         reuse=choice.reuse if asked.reuse is None else asked.reuse,
         precision=asked.precision or speed.precision,
         batch_size=speed.batch_size if asked.batch_size is None else asked.batch_size,
+        without=choice.without,
     )
 
 

@@ -98,7 +98,7 @@ class Translator:
         guidance: Scales, nesting and interval.
         resolution: Short side of the working image in pixels, or `native`.
         batch_size: Images that run through the network together.
-        without: What is left out.
+        without: What is left out, by the user or by the model at this speed.
         speed: Name of the speed that was asked for, or None.
         plan: How images are computed at that speed.
         windows: The largest piece that a network is given at once.
@@ -114,7 +114,7 @@ class Translator:
         card = model.card
         self.speed = settings.speed
         self.plan = find_plan(card, settings)
-        self.without = tuple(sorted(set(settings.without)))
+        self.without = tuple(sorted({*settings.without, *self.plan.without}))
         if "detail" in self.without:
             model = dataclasses.replace(model, detail_decoder=None)
         self.model = self.plan.fitted(model)

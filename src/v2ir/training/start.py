@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from v2ir.errors import ModelError
 from v2ir.model import Model, ModelCard, add_styles, architecture, build_model, narrow_input
 from v2ir.model.folder import load_model
 from v2ir.training.scenes import TrainingScene, scenes_of
 from v2ir.training.stage import Recipe, Stage
+
+logger = logging.getLogger(__name__)
 
 
 def model_before(
@@ -21,11 +25,11 @@ def model_before(
 
     It is always read from its folder, so that a run in one go and a continued one start
     a stage from the same numbers. Without a folder the weights are random. A recipe that is
-    told text alone may start from a model that is told images too: it takes over what that
-    model says without any image, and learns its own language.
+    told text alone may start from a model that is told images too: it takes over its
+    autoencoder, and where the denoisers are of one size what that one says without any image.
 
     Raises:
-        ModelError: If the text encoder of such a recipe does not fit the model.
+        ModelError: If such a recipe's denoiser does not fit the model's autoencoder.
     """
     if start is None:
         every = {item.scene.style for item in scenes if item.scene.style}
@@ -38,23 +42,36 @@ def model_before(
 
 
 def _told_text_alone(model: Model, recipe: Recipe, scenes: Sequence[TrainingScene]) -> Model:
-    """Return a model's denoiser without image conditions, with the recipe's text encoder."""
+    """Return the recipe's model on a translator's autoencoder.
+
+    Where both denoisers are of one size, it is the translator's without its image conditions.
+    """
     fresh = _fresh(recipe, [], scenes)
-    width, fits = fresh.text_encoder.config.hidden_size, model.unet.config.cross_attention_dim
-    if width != fits:
+    kept = ["channels", "factor", "scale_conditions", "latent_mean", "latent_std"]
+    if _sizes(fresh.unet) == _sizes(model.unet):
+        unet = narrow_input(model.unet, model.card.channels)
+        kept.append("styles")
+    elif fresh.unet.config.in_channels == model.card.channels:
+        logger.info("taking over the autoencoder of %s; the denoiser is new", model.card.name)
+        unet = fresh.unet
+    else:
         raise ModelError(
-            f"the text encoder of {recipe.name} does not fit the model {model.card.name}",
-            got=f"{width} channels where its denoiser takes {fits}",
-            do="start from a model of another size, or from none",
+            f"the denoiser of {recipe.name} does not fit the autoencoder of {model.card.name}",
+            got=f"{fresh.unet.config.in_channels} channels where it makes {model.card.channels}",
+            do="start from another model, or from none",
         )
-    kept = ("channels", "factor", "styles", "scale_conditions", "latent_mean", "latent_std")
     return dataclasses.replace(
         fresh,
-        unet=narrow_input(model.unet, model.card.channels),
+        unet=unet,
         autoencoder=model.autoencoder,
-        scheduler=model.scheduler,
         card=fresh.card.model_copy(update={name: getattr(model.card, name) for name in kept}),
     )
+
+
+def _sizes(unet: Any) -> tuple[Any, ...]:
+    """Return what two denoisers have in common if one's weights are to serve the other."""
+    names = ("out_channels", "block_out_channels", "layers_per_block", "cross_attention_dim")
+    return tuple(unet.config[name] for name in names)
 
 
 def _with_annotators(model: Model, recipe: Recipe) -> Model:
