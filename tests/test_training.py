@@ -382,6 +382,8 @@ def test_recipes_from_files(tmp_path):
     recipe = load_recipe(path)
     assert recipe.seed == 3
     assert {s.name: s.steps for s in recipe.stages}["pairs"] == 7
+    path.write_text('{"from": "mini", "card": {"resolution": 192}}')
+    assert load_recipe(path).card == {**RECIPES["mini"].card, "resolution": 192}
     path.write_text('{"from": "mini", "stages": {"pears": {"steps": 7}}}')
     with pytest.raises(UnknownNameError, match="did you mean pairs"):
         load_recipe(path)

@@ -78,7 +78,8 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     """Return a recipe by name or from a JSON file.
 
     A file holds a whole recipe, or `{"from": NAME, ...}` to change fields of a named one;
-    under `stages` it may then give, by stage name, the fields to change.
+    under `stages` it may then give, by stage name, the fields to change, and under `card`
+    those facts of the model that differ.
 
     Raises:
         UnknownNameError: If there is no recipe of that name.
@@ -101,6 +102,8 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 def _changed(base: Recipe, values: dict[str, Any]) -> Recipe:
     changes = {key: value for key, value in values.items() if key not in {"from", "stages"}}
     merged = {**base.model_dump(), **changes}
+    if isinstance(changes.get("card"), dict):
+        merged["card"] = {**base.card, **changes["card"]}
     per_stage = values.get("stages", {})
     if isinstance(per_stage, list):
         merged["stages"] = per_stage
