@@ -89,7 +89,7 @@ def txt2ir_mini() -> Recipe:
         architecture="txt2ir-mini",
         stages=(
             *_infrared_stages((1_600, 400), **_SMALL_INFRARED),
-            _text(name="layout", crop=128, noise_shift=2.0, steps=4_800, **small),
+            _text(name="layout", crop=128, noise_shift=2.0, steps=4_800, decay_steps=4_800, **small),
             _text(
                 crop=192, noise_shift=3.0, steps=1_400, decay_steps=1_400,
                 **{**small, "learning_rate": 7e-4},
