@@ -25,7 +25,6 @@ from v2ir.proof.results import mean_and_spread
 from v2ir.proof.scenes import (
     Chosen,
     ProofScene,
-    classes_of,
     find_scenes,
     ingredients_of,
     readable,
@@ -91,12 +90,15 @@ def scene(boxes: int, label: str = "person", **images: Path) -> ProofScene:
 
 def test_a_class_needs_ten_objects_on_both_sides_unless_named() -> None:
     many, few = [scene(6), scene(6), scene(12, "car")], [scene(11), scene(3, "car")]
-    assert classes_of(many, few) == ("person",)
-    assert classes_of(many, few, ("car",)) == ("car",)
+    from v2ir.proof.classes import classes_of
+    from v2ir.proof.detection import DETECTION
+
+    assert classes_of(DETECTION, many, few) == ("person",)
+    assert classes_of(DETECTION, many, few, ("car",)) == ("car",)
     with pytest.raises(DataError, match="'bus' to train on"):
-        classes_of(many, few, ("bus",))
+        classes_of(DETECTION, many, few, ("bus",))
     with pytest.raises(DataError, match="too few objects"):
-        classes_of(few, few[1:])
+        classes_of(DETECTION, few, few[1:])
 
 
 def test_scenes_without_an_ingredient_are_left_out_of_every_row(proof_data: Path) -> None:
@@ -241,22 +243,25 @@ def warm_scenes(folder: Path, number: int) -> list[ProofScene]:
 def test_the_detector_learns_warm_boxes_and_the_same_seed_gives_the_same(tmp_path: Path) -> None:
     import torch
 
-    from v2ir.proof.learning import Budget, detect, train_detector
+    from v2ir.proof.detection import DETECTION
+    from v2ir.proof.learning import Budget, ask, train
     from v2ir.proof.precision import average_precision
 
     scenes = warm_scenes(tmp_path, 12)
     budget = Budget(steps=45, batch_size=4, size=96)
     samples = [(scene, "real") for scene in scenes[:8]]
     torch.set_num_threads(1)
-    detector = train_detector(samples, ("person",), budget, seed=0)
-    found = {s.name: detect(detector, s.read("real"), ("person",), budget) for s in scenes[8:]}
+    detector = train(DETECTION, samples, ("person",), budget, seed=0)
+    found = {
+        s.name: ask(DETECTION, detector, s.read("real"), ("person",), budget) for s in scenes[8:]
+    }
     assert all(box.right <= 96 and box.bottom <= 64 for boxes in found.values() for box in boxes)
     if not has_coco_tools():
         pytest.skip("pycocotools is absent")
     assert average_precision(scenes[8:], found, ("person",)).half > 0.5
     short = Budget(steps=2, batch_size=2, size=96)
     first, second, other = (
-        train_detector(samples, ("person",), short, seed=s).edges[1].weight for s in (3, 3, 4)
+        train(DETECTION, samples, ("person",), short, seed=s).edges[1].weight for s in (3, 3, 4)
     )
     assert torch.equal(first, second) and not torch.equal(first, other)
 
@@ -395,8 +400,8 @@ def test_scenes_that_the_labels_do_not_name_are_no_negatives(
 
     training, _, _ = find_scenes(Chosen(proof_data), {"real"})
     (proof_data / "labels" / "t01.xml").unlink()
-    source = open_labels(str(proof_data / "labels"), training)
-    found, failures = label_scenes(training, source, 0.4, tmp_path)
+    labels = open_labels(str(proof_data / "labels"), training, 0.4, tmp_path)
+    found, failures = label_scenes(training, labels)
     assert [scene.name for scene in found] == ["t00", "t02", "t03"]
     assert failures == [("t01", "left out: the labels do not name it")]
 
@@ -404,7 +409,7 @@ def test_scenes_that_the_labels_do_not_name_are_no_negatives(
 def test_a_detector_looks_once_and_its_doubts_do_not_count(
     proof_data: Path, tmp_path: Path
 ) -> None:
-    from v2ir.proof.labels import label_scenes
+    from v2ir.proof.labels import BoxLabels, label_scenes
 
     class Counting:
         name, version, looks = "counting", "1", 0
@@ -415,7 +420,7 @@ def test_a_detector_looks_once_and_its_doubts_do_not_count(
 
     training, _, _ = find_scenes(Chosen(proof_data), {"real"})
     for _ in range(2):
-        found, failures = label_scenes(training, Counting(), 0.4, tmp_path)
+        found, failures = label_scenes(training, BoxLabels(Counting(), 0.4, tmp_path))
         assert failures == []
         assert [scene.boxes for scene in found] == [(Box("person", 1, 2, 3, 4, 0.9),)] * 4
     assert Counting.looks == 4

@@ -25,8 +25,9 @@ def command(
     out: Path = typer.Argument(..., help="Folder of the proof; the same command continues it."),
     labels: str = typer.Option(
         ...,
-        help="COCO file, folder of YOLO or VOC files, or detector:FILE.onnx for its verdict on "
-        "the true infrared images.",
+        help="Boxes: COCO file, folder of YOLO or VOC files, or detector:FILE.onnx for its "
+        "verdict on the true infrared images. Classes of images: CSV of name,label, folder of "
+        "CLASS/NAME files, or scenes:style.",
     ),
     generated: Path | None = typer.Option(
         None, help="Infrared images made from the photographs of the training scenes."
@@ -37,11 +38,12 @@ def command(
         "real,grey,generated,real+generated unless said otherwise.",
     ),
     classes: str | None = typer.Option(
-        None, help="Classes with commas between; all with ten objects on both sides otherwise."
+        None,
+        help="Classes with commas between; otherwise all with ten objects or images on both sides.",
     ),
     budget: int = typer.Option(1500, help="Steps that every row is trained."),
     batch_size: int = typer.Option(8, help="Images a step."),
-    size: int = typer.Option(320, help="Width in pixels that the detector sees."),
+    size: int = typer.Option(320, help="Width in pixels that the network sees."),
     seeds: int = typer.Option(3, min=1, help="Repeats of each row."),
     score: float = typer.Option(0.4, help="Least confidence of a detector's box that counts."),
     alignment: str | None = typer.Option(None, help="Test only on pairs of this alignment."),
@@ -51,11 +53,11 @@ def command(
     """Train a small detector on real, grey, generated and mixed images; test it on real ones.
 
     Every row sees the same scenes, labels, first weights and number of steps. Mean average
-    precision is COCO's; its tools come with `pip install 'v2ir[prove]'`.
+    precision is COCO's; its tools come with `pip install 'v2ir[prove]'`. Where the labels
+    are classes of images, a small classifier is trained.
 
     Example: v2ir prove data proof --generated out --labels detector:yolox_nano.onnx
     """
-    from v2ir.proof.proving import missing_runs, prove
     from v2ir.proof.scenes import Chosen, find_scenes, ingredients_of
 
     parts = ingredients_of(_names(rows) or _usual_rows(generated))
@@ -65,10 +67,13 @@ def command(
     if dry_run:
         _describe(parts, training, testing, budget, seeds)
         return list_failures(missing)
+
+    from v2ir.proof.proving import missing_runs, prove
+
     asked = _Asked(labels, score, _names(classes), (budget, batch_size, size), seeds, device)
     claim, failures = _claim(asked, parts, (training, testing), used, out)
     _, open_runs = missing_runs(claim, out)
-    with progress_bar(f"train {len(open_runs)} detectors") as progress:
+    with progress_bar(f"train {len(open_runs)} {claim.task.learner}s") as progress:
         proof = prove(claim, out, progress, find_device(device))
     _show(proof, out)
     return list_failures([*missing, *failures])
@@ -117,28 +122,37 @@ def _claim(
     out: Path,
 ) -> tuple[Claim, list[tuple[str, str]]]:
     """Check the images and give them their labels."""
+    from v2ir.proof.classes import classes_of, with_classes
     from v2ir.proof.labels import label_scenes, open_labels
     from v2ir.proof.learning import Budget
     from v2ir.proof.proving import Claim
-    from v2ir.proof.scenes import classes_of, readable, with_classes
+    from v2ir.proof.scenes import readable
+    from v2ir.proof.tasks import TASKS
 
     steps, batch_size, size = asked.budget
     budget = Budget(steps=steps, batch_size=batch_size, size=size)
-    source = open_labels(asked.labels, [*sides[0], *sides[1]])
+    labels = open_labels(asked.labels, [*sides[0], *sides[1]], asked.score, out)
     failures: list[tuple[str, str]] = []
     labelled = []
     for what, scenes, parts in (("train", sides[0], used), ("test", sides[1], {"real"})):
         with progress_bar(f"check images to {what}") as progress:
             good, faults = readable(scenes, parts, progress)
         with progress_bar(f"labels to {what}") as progress:
-            found, unlabelled = label_scenes(good, source, asked.score, out, progress)
+            found, unlabelled = label_scenes(good, labels, progress)
         failures += [*faults, *unlabelled]
         labelled.append(found)
-    classes = classes_of(labelled[0], labelled[1], asked.classes)
+    classes = classes_of(TASKS[labels.kind], labelled[0], labelled[1], asked.classes)
     training, testing = (tuple(with_classes(scenes, classes)) for scenes in labelled)
-    name = (source.name, source.version)
     claim = Claim(
-        rows, training, testing, classes, name, asked.score, budget.to_json(), asked.seeds
+        kind=labels.kind,
+        rows=rows,
+        training=training,
+        testing=testing,
+        classes=classes,
+        labels=(labels.name, labels.version),
+        least_score=labels.least_score,
+        budget=budget.to_json(),
+        num_seeds=asked.seeds,
     )
     return claim, failures
 

@@ -1,9 +1,10 @@
-"""What generated images are worth: train a detector on them and test it on real ones.
+"""What generated images are worth: train a network on them and test it on real ones.
 
 `INGREDIENTS` are the kinds of images that a row of the table may be trained on; a row is
 one of them or several joined by `+`. Every row sees the same scenes with the same labels,
 starts from the same weights, takes the same number of steps and is tested on the same
-real infrared images.
+real infrared images. What is learned follows from the labels; the kinds are the rows of
+`v2ir.proof.tasks.TASKS`.
 """
 
 from __future__ import annotations

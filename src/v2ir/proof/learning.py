@@ -1,22 +1,22 @@
-"""Train the detector for a fixed number of steps, and let it look at the test images."""
+"""Train a network for a fixed number of steps, and let it look at the test images."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from v2ir.errors import InputError
-from v2ir.evaluation.boxes import Box
-from v2ir.proof.canvas import Lesson, canvas_shape, fitted, lesson_of, varied
-from v2ir.proof.network import LARGEST_STRIDE, Detector, find_peaks, overlap_loss, peak_loss
+from v2ir.proof.canvas import canvas_shape, fitted, varied
+from v2ir.proof.network import LARGEST_STRIDE
 from v2ir.proof.scenes import ProofScene
+from v2ir.proof.task import Answer, Lesson, Task
 from v2ir.records import JsonRecord, Progress, no_progress
-
-LEAST_SCORE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,17 +49,19 @@ Sample = tuple[ProofScene, str]
 """A scene and the ingredient that its image is of."""
 
 
-def train_detector(
+def train(
+    task: Task[Lesson, Answer],
     samples: Sequence[Sample],
     classes: tuple[str, ...],
     budget: Budget,
     seed: int,
     progress: Progress = no_progress,
     device: str = "cpu",
-) -> Detector:
+) -> nn.Module:
     """Train from scratch; the same seed gives every row the same first weights and draws.
 
     Args:
+        task: What to learn.
         samples: What to learn from.
         classes: Names of the classes.
         budget: Steps, images a step and size.
@@ -72,19 +74,20 @@ def train_detector(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        detector = Detector(len(classes)).to(device)
-    detector.train()
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=budget.learning_rate, weight_decay=0.01)
-    for step, (images, lessons) in enumerate(_batches(samples, classes, budget, seed)):
+        network = task.network(len(classes)).to(device)
+    network.train()
+    criterion = task.criterion([scene for scene, _ in samples], classes)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=budget.learning_rate, weight_decay=0.01)
+    for step, (images, lessons) in enumerate(_batches(task, samples, classes, budget, seed)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(budget, step)
         optimizer.zero_grad(set_to_none=True)
-        loss = detection_loss(detector(images.to(device)), lessons)
+        loss = criterion(network(images.to(device)), lessons)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(detector.parameters(), 5.0)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimizer.step()
         progress(step + 1, budget.steps)
-    return detector.eval()
+    return network.eval()
 
 
 def learning_rate(budget: Budget, step: int) -> float:
@@ -96,51 +99,36 @@ def learning_rate(budget: Budget, step: int) -> float:
     return budget.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def detection_loss(
-    outputs: tuple[torch.Tensor, torch.Tensor], lessons: Sequence[Lesson]
-) -> torch.Tensor:
-    """Return the loss of a batch: that of the peaks, and that of the boxes at their cells."""
-    logits, distances = outputs
-    targets = torch.from_numpy(np.stack([lesson.peaks for lesson in lessons])).to(logits.device)
-    found = [
-        distances[i, :, lesson.places[:, 0], lesson.places[:, 1]].T
-        for i, lesson in enumerate(lessons)
-    ]
-    wanted = torch.from_numpy(np.concatenate([lesson.distances for lesson in lessons]))
-    boxes = overlap_loss(torch.cat(found), wanted.to(logits.device))
-    return peak_loss(logits, targets) + boxes
-
-
 def _batches(
-    samples: Sequence[Sample], classes: tuple[str, ...], budget: Budget, seed: int
+    task: Task[Lesson, Answer],
+    samples: Sequence[Sample],
+    classes: tuple[str, ...],
+    budget: Budget,
+    seed: int,
 ) -> Iterator[tuple[torch.Tensor, list[Lesson]]]:
     shape = canvas_shape(budget.size)
     for step in range(budget.steps):
         # A function of seed and step alone, so that nothing depends on what came before.
         rng = np.random.default_rng([seed, step])
-        placed = []
+        pixels, lessons = [], []
         for _ in range(budget.batch_size):
             scene, ingredient = samples[int(rng.random() * len(samples))]
-            placed.append(varied(scene.read(ingredient), scene.boxes, shape, rng))
-        images = torch.from_numpy(np.stack([p.pixels for p in placed]))[:, None]
-        yield images, [lesson_of(p, classes) for p in placed]
+            placed = varied(scene.read(ingredient), scene.boxes, shape, rng)
+            pixels.append(placed.pixels)
+            lessons.append(task.lesson(placed, scene, classes))
+        yield torch.from_numpy(np.stack(pixels))[:, None], lessons
 
 
-def detect(
-    detector: Detector, image: np.ndarray, classes: tuple[str, ...], budget: Budget
-) -> tuple[Box, ...]:
-    """Return the objects of an image, HW uint8, in its own pixels, by falling score."""
+def ask(
+    task: Task[Any, Answer],
+    network: nn.Module,
+    image: np.ndarray,
+    classes: tuple[str, ...],
+    budget: Budget,
+) -> Answer:
+    """Return what a trained network says of an image, HW uint8."""
     placed = fitted(image, (), canvas_shape(budget.size))
-    device = next(detector.parameters()).device
+    device = next(network.parameters()).device
     with torch.inference_mode():
-        outputs = detector(torch.from_numpy(placed.pixels)[None, None].to(device))
-        edges, told = find_peaks(outputs[0][0], outputs[1][0])
-    height, width = image.shape
-    limits = np.array([width, height, width, height])
-    corners = (edges.cpu().numpy() / placed.scale).clip(0, limits)
-    boxes = []
-    for (left, top, right, bottom), (score, label) in zip(corners, told.tolist(), strict=True):
-        if score >= LEAST_SCORE and right > left and bottom > top:
-            edges_of = (float(left), float(top), float(right), float(bottom))
-            boxes.append(Box(classes[int(label)], *edges_of, score))
-    return tuple(boxes)
+        outputs = network(torch.from_numpy(placed.pixels)[None, None].to(device))
+    return task.answer(outputs, placed, image.shape, classes)

@@ -1,4 +1,6 @@
-"""A small detector that learns in minutes: objects are peaks of a map, each with a box.
+"""A small network that learns in minutes, and the detector that stands on it.
+
+Objects are peaks of a map, each with a box.
 
 Source: Zhou, Wang and Kraehenbuehl, "Objects as points", 2019 (peaks instead of anchors);
 Tian et al., "FCOS", 2019 (a box as the distances of a pixel to its four edges).
@@ -14,7 +16,24 @@ from torch.nn import functional
 
 STRIDE = 4
 LARGEST_STRIDE = 32
+WIDTHS = (16, 32, 64, 128, 128)
+_DEPTHS = (0, 1, 2, 2, 1)
 _PRIOR = 0.01
+
+
+def stages_down() -> nn.ModuleList:
+    """Build five stages, each half as large as the one before, of `WIDTHS` channels."""
+    stages, before = nn.ModuleList(), 1
+    for width, depth in zip(WIDTHS, _DEPTHS, strict=True):
+        blocks = [_Block(width) for _ in range(depth)]
+        stages.append(nn.Sequential(_convolution(before, width, stride=2), *blocks))
+        before = width
+    return stages
+
+
+def centred(images: Tensor) -> Tensor:
+    """Spread pixels in [0, 1] around 0, where the empty canvas (0.5) is."""
+    return (images - 0.5) * 4.0
 
 
 class Detector(nn.Module):
@@ -26,16 +45,9 @@ class Detector(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        widths = (16, 32, 64, 128, 128)
-        depths = (0, 1, 2, 2, 1)
-        self.stages = nn.ModuleList()
-        before = 1
-        for width, depth in zip(widths, depths, strict=True):
-            blocks = [_Block(width) for _ in range(depth)]
-            self.stages.append(nn.Sequential(_convolution(before, width, stride=2), *blocks))
-            before = width
+        self.stages = stages_down()
         neck = 32
-        self.laterals = nn.ModuleList(nn.Conv2d(width, neck, 1) for width in widths[1:])
+        self.laterals = nn.ModuleList(nn.Conv2d(width, neck, 1) for width in WIDTHS[1:])
         self.smooth = _convolution(neck, neck)
         self.peaks = nn.Sequential(_convolution(neck, neck), nn.Conv2d(neck, num_classes, 1))
         self.edges = nn.Sequential(_convolution(neck, neck), nn.Conv2d(neck, 4, 1))
@@ -54,7 +66,7 @@ class Detector(nn.Module):
             NxCx(H/4)x(W/4) logits, and Nx4x(H/4)x(W/4) distances in pixels to the left,
             upper, right and lower edge.
         """
-        values, scales = (images - 0.5) * 4.0, []
+        values, scales = centred(images), []
         for stage in self.stages:
             values = stage(values)
             scales.append(values)

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from v2ir.files import append_jsonl, read_jsonl
-from v2ir.proof.precision import Precision, average_precision, require_tools
+from v2ir.proof.learning import Budget, ask, train
 from v2ir.proof.scenes import ProofScene
+from v2ir.proof.task import Task
+from v2ir.proof.tasks import TASKS
 from v2ir.records import JsonRecord, Progress, no_progress
 
 RUNS_FILE = "runs.jsonl"
-# Raise it when the detector, its training or its test change: older runs do not compare.
-METHOD_VERSION = 1
 logger = logging.getLogger(__name__)
 
 
@@ -27,24 +27,31 @@ class Claim:
     """What is to be proved.
 
     Attributes:
+        kind: Row of `TASKS`: what is learned.
         rows: Ingredients of each row by its name.
-        training: Scenes to learn from, with the boxes of `classes` only.
+        training: Scenes to learn from, with the labels of `classes` only.
         testing: Scenes to test on, likewise.
         classes: Names of the classes.
-        labels: (name, version) of what told the boxes.
-        least_score: Least confidence of a detector's box that counted.
+        labels: (name, version) of what told the labels.
+        least_score: Least confidence of a detector's box that counted; None without boxes.
         budget: What every row is given, as JSON.
         num_seeds: Repeats of each row.
     """
 
+    kind: str
     rows: Mapping[str, tuple[str, ...]]
     training: tuple[ProofScene, ...]
     testing: tuple[ProofScene, ...]
     classes: tuple[str, ...]
     labels: tuple[str, str]
-    least_score: float
+    least_score: float | None
     budget: Mapping[str, Any]
     num_seeds: int
+
+    @property
+    def task(self) -> Task[Any, Any]:
+        """What is learned."""
+        return TASKS[self.kind]
 
     def key(self, row: str) -> str:
         """Return a hash of everything that a run of this row depends on but its seed.
@@ -57,9 +64,9 @@ class Claim:
             files += [f"{path} {_stamp(path)}" for path in sorted(paths)]
         files += [f"{s.images['real']} {_stamp(s.images['real'])}" for s in self.testing]
         facts = [
-            METHOD_VERSION, list(self.rows[row]), files, list(self.classes), list(self.labels),
+            self.task.version, list(self.rows[row]), files, list(self.classes), list(self.labels),
             self.least_score, dict(self.budget),
-            [[dataclasses.asdict(box) for box in s.boxes] for s in (*self.training, *self.testing)],
+            [scene.truth for scene in (*self.training, *self.testing)],
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -71,14 +78,14 @@ def _stamp(path: Path) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Run(JsonRecord):
-    """One detector: trained on one row with one seed, and tested.
+    """One network: trained on one row with one seed, and tested.
 
     Attributes:
         row: Name of the row.
         seed: Seed of weights, draws and variations.
         key: Hash of what the run depends on.
         num_images: Images that the row could draw from.
-        precision: What was reached, as JSON of `Precision`.
+        scores: What was reached, by the names of `Task.heads`.
         seconds: Time it took.
     """
 
@@ -86,13 +93,8 @@ class Run(JsonRecord):
     seed: int
     key: str
     num_images: int
-    precision: dict[str, Any]
+    scores: dict[str, float]
     seconds: float
-
-    @property
-    def reached(self) -> Precision:
-        """What was reached."""
-        return Precision.from_json(self.precision)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +130,8 @@ def missing_runs(claim: Claim, out: Path) -> tuple[list[Run], list[tuple[str, in
 
 
 def _rows(out: Path) -> list[dict[str, Any]]:
-    return list(read_jsonl(out / RUNS_FILE))
+    # Lines without scores are of a version that knew only detectors.
+    return [row for row in read_jsonl(out / RUNS_FILE) if "scores" in row]
 
 
 def prove(claim: Claim, out: Path, progress: Progress = no_progress, device: str = "cpu") -> Proof:
@@ -141,15 +144,13 @@ def prove(claim: Claim, out: Path, progress: Progress = no_progress, device: str
         device: Where to train.
 
     Raises:
-        MissingExtraError: If COCO's tools are missing.
+        MissingExtraError: If a package is missing that the scores need.
         ImageReadError: If an image vanishes meanwhile.
     """
-    from v2ir.proof.learning import Budget
-
     done, missing = missing_runs(claim, out)
     budget = Budget.from_json(claim.budget)
     if missing:
-        require_tools()
+        claim.task.require()
     for place, (row, seed) in enumerate(missing):
 
         def told(step: int, steps: int, before: int = place * budget.steps) -> None:
@@ -157,23 +158,21 @@ def prove(claim: Claim, out: Path, progress: Progress = no_progress, device: str
 
         run = _run(claim, row, seed, told, device)
         append_jsonl(out / RUNS_FILE, run.to_json())
-        logger.info("%s, seed %d: %.3f", row, seed, run.reached.mean)
+        logger.info("%s, seed %d: %s", row, seed, run.scores)
         done.append(run)
     order = {row: place for place, row in enumerate(claim.rows)}
     return Proof(claim, tuple(sorted(done, key=lambda run: (order[run.row], run.seed))))
 
 
 def _run(claim: Claim, row: str, seed: int, progress: Progress, device: str) -> Run:
-    from v2ir.proof.learning import Budget, detect, train_detector
-
-    budget = Budget.from_json(claim.budget)
+    budget, task = Budget.from_json(claim.budget), claim.task
     samples = [(scene, part) for part in claim.rows[row] for scene in claim.training]
     start = time.monotonic()
-    detector = train_detector(samples, claim.classes, budget, seed, progress, device)
-    found = {
-        scene.name: detect(detector, scene.read("real"), claim.classes, budget)
+    network = train(task, samples, claim.classes, budget, seed, progress, device)
+    answers = {
+        scene.name: ask(task, network, scene.read("real"), claim.classes, budget)
         for scene in claim.testing
     }
-    precision = average_precision(claim.testing, found, claim.classes)
+    scores = task.score(claim.testing, answers, claim.classes)
     seconds = round(time.monotonic() - start, 1)
-    return Run(row, seed, claim.key(row), len(samples), precision.to_json(), seconds)
+    return Run(row, seed, claim.key(row), len(samples), scores, seconds)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from v2ir import __version__
-from v2ir.proof.proving import METHOD_VERSION, Claim, Proof
+from v2ir.proof.proving import Claim, Proof
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
@@ -21,14 +21,11 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 def summary(proof: Proof) -> dict[str, Any]:
     """Return the proof as a JSON object; equal results give equal bytes."""
     claim = proof.claim
+    heads = claim.task.heads(claim.classes)
     rows = {}
     for row, parts in claim.rows.items():
         runs = proof.of(row)
-        numbers = {
-            "ap": [run.reached.mean for run in runs],
-            "ap50": [run.reached.half for run in runs],
-            **{f"ap {c}": [run.reached.by_class[c] for run in runs] for c in claim.classes},
-        }
+        numbers = {name: [run.scores[name] for run in runs] for name in heads}
         rows[row] = {
             "ingredients": list(parts),
             "images": runs[0].num_images,
@@ -40,16 +37,19 @@ def summary(proof: Proof) -> dict[str, Any]:
         }
     return {
         "v2ir": __version__,
-        "method": METHOD_VERSION,
+        "method": claim.task.version,
         "labels": {
             "source": claim.labels[0],
             "version": claim.labels[1],
-            "score": claim.least_score,
+            **({} if claim.least_score is None else {"score": claim.least_score}),
         },
         "budget": dict(claim.budget),
         "seeds": claim.num_seeds,
         "scenes": {"train": len(claim.training), "test": len(claim.testing)},
-        "objects": {label: _counts(claim, label) for label in claim.classes},
+        claim.task.counted: {label: _counts(claim, label) for label in claim.classes},
+        **(
+            {"chance": claim.task.chance(claim.testing, claim.classes)} if claim.task.chance else {}
+        ),
         "rows": rows,
     }
 
@@ -57,30 +57,33 @@ def summary(proof: Proof) -> dict[str, Any]:
 def _counts(claim: Claim, label: str) -> dict[str, int]:
     sides = {"train": claim.training, "test": claim.testing}
     return {
-        side: sum(box.label == label for scene in scenes for box in scene.boxes)
-        for side, scenes in sides.items()
+        side: sum(scene.labels.count(label) for scene in scenes) for side, scenes in sides.items()
     }
 
 
 def table(proof: Proof) -> str:
     """Return the proof in Markdown: a row of the table a row of the claim."""
     claim, values = proof.claim, summary(proof)
-    heads = ["AP", "AP at 0.5", *(f"AP {label}" for label in claim.classes)]
+    heads = claim.task.heads(claim.classes)
     lines = [
-        "| trained on | images | " + " | ".join(heads) + " |",
+        "| trained on | images | " + " | ".join(heads.values()) + " |",
         "|---|" + "---:|" * (len(heads) + 1),
     ]
     for name, row in values["rows"].items():
         cells = [f"{score['mean']:.3f} ± {score['spread']:.3f}" for score in row["scores"].values()]
         lines.append(f"| {name} | {row['images']} | " + " | ".join(cells) + " |")
-    objects = ", ".join(
-        f"{label} {count['train']} / {count['test']}" for label, count in values["objects"].items()
+    if "chance" in values:
+        cells = [f"{values['chance'][score]:.3f}" for score in heads]
+        lines.append("| chance | | " + " | ".join(cells) + " |")
+    counted = claim.task.counted
+    counts = ", ".join(
+        f"{label} {count['train']} / {count['test']}" for label, count in values[counted].items()
     )
     budget = claim.budget
     lines += [
         "",
         f"Tested on {len(claim.testing)} real infrared images; {len(claim.training)} training "
-        f"scenes; objects to train / to test on: {objects}. Labels: {claim.labels[0]} "
+        f"scenes; {counted} to train / to test on: {counts}. Labels: {claim.labels[0]} "
         f"{claim.labels[1]}. {budget['steps']} steps of {budget['batch_size']} images of "
         f"{budget['size']} px; mean ± standard deviation over {claim.num_seeds} seeds.",
     ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,14 +17,13 @@ from v2ir.images import image_size, read_infrared, read_thumbnail, read_visible,
 from v2ir.proof import INGREDIENTS
 from v2ir.records import Progress, no_progress
 
-LEAST_OBJECTS = 10
 SHARED_FILES = {"inverted": "grey"}
 _THUMBNAIL = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class ProofScene:
-    """One scene that a detector learns from or is tested on.
+    """One scene that a network learns from or is tested on.
 
     Attributes:
         name: Name of the scene.
@@ -32,6 +31,8 @@ class ProofScene:
         height: Height of its images in pixels.
         images: File of each ingredient; `grey` is the photograph.
         boxes: Labels, in pixels of the images.
+        label: Class of the image as a whole, where the labels are of that kind.
+        style: Name of the infrared camera's look, if it is known.
     """
 
     name: str
@@ -39,6 +40,18 @@ class ProofScene:
     height: int
     images: Mapping[str, Path]
     boxes: tuple[Box, ...] = ()
+    label: str | None = None
+    style: str | None = None
+
+    @property
+    def labels(self) -> list[str]:
+        """Every class that the labels name, as often as they do."""
+        return [box.label for box in self.boxes] if self.label is None else [self.label]
+
+    @property
+    def truth(self) -> str | list[dict[str, Any]]:
+        """The labels as JSON."""
+        return self.label or [dataclasses.asdict(box) for box in self.boxes]
 
     def read(self, ingredient: str) -> np.ndarray:
         """Return the image of an ingredient, HW uint8.
@@ -115,7 +128,7 @@ def find_scenes(
             images["grey"] = chosen.data / scene.visible
         if scene.name in made:
             images["generated"] = made[scene.name]
-        found = ProofScene(scene.name, scene.width, scene.height, images)
+        found = ProofScene(scene.name, scene.width, scene.height, images, style=scene.style)
         if scene.split == "test" and chosen.alignment in {None, scene.alignment}:
             testing.append(found)
         elif scene.split == "train" and scene.visible is not None:
@@ -167,41 +180,3 @@ def _fault(scene: ProofScene, ingredient: str) -> str:
     if size != (scene.width, scene.height):
         return f"{size[0]}x{size[1]} px where the scene has {scene.width}x{scene.height}"
     return ""
-
-
-def classes_of(
-    training: Sequence[ProofScene], testing: Sequence[ProofScene], wanted: Sequence[str] = ()
-) -> tuple[str, ...]:
-    """Return the classes to learn: those wanted, else all with ten objects on both sides.
-
-    Raises:
-        DataError: If there are none, or a wanted class has no object on one side.
-    """
-    counts = [
-        Counter(box.label for scene in scenes for box in scene.boxes)
-        for scenes in (training, testing)
-    ]
-    for label in wanted:
-        if not all(count[label] for count in counts):
-            raise DataError(
-                f"no object of the class {label!r} to {'test' if counts[0][label] else 'train'} on",
-                got=", ".join(f"{n} {c}" for c, n in (counts[0] + counts[1]).most_common(8)),
-                do="give other --classes or other labels",
-            )
-    enough = (c for c in counts[0] if all(count[c] >= LEAST_OBJECTS for count in counts))
-    classes = tuple(wanted) or tuple(sorted(enough))
-    if not classes:
-        raise DataError(
-            "there are too few objects to prove anything",
-            got=f"{sum(counts[0].values())} to train and {sum(counts[1].values())} to test on",
-            do=f"a class needs {LEAST_OBJECTS} objects on both sides, or name it by --classes",
-        )
-    return classes
-
-
-def with_classes(scenes: Sequence[ProofScene], classes: Sequence[str]) -> list[ProofScene]:
-    """Keep only the boxes of some classes."""
-    return [
-        dataclasses.replace(s, boxes=tuple(box for box in s.boxes if box.label in classes))
-        for s in scenes
-    ]
