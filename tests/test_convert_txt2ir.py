@@ -237,8 +237,13 @@ def test_the_published_size_is_read_from_shapes_alone() -> None:
 
 
 def test_an_encoder_without_a_place_in_the_layout_is_refused(tmp_path: Path) -> None:
-    """The recipe's own BERT norms after each block: no tensor of the layout says that."""
-    made = architecture("txt2ir-tiny")
+    """Transformers' BERT norms after each block: no tensor of the layout says that."""
+    bert = {
+        "vocab_size": 0, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "max_position_embeddings": 24,
+    }  # fmt: skip
+    changes = {"text_encoder_class": "BertModel", "text_encoder": bert}
+    made = architecture("txt2ir-tiny").model_copy(update=changes)
     text = build_model(made, name="x", words=["street"])
     text.save(tmp_path / "model")
     read = inspect_checkpoint(tmp_path / "model", ReadSettings())

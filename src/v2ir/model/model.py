@@ -225,7 +225,7 @@ class Model:
     def _embed_prompt(self, prompt: str) -> Tensor:
         ids = self.token_ids([prompt]).to(self.text_encoder.device)
         with torch.no_grad():
-            return self.text_encoder(ids).last_hidden_state
+            return self.text_encoder(ids, return_dict=True).last_hidden_state
 
     def embed(self, captions: Sequence[str | None]) -> Tensor:
         """Embed captions within the model's prompt template, to (N, L, D)."""

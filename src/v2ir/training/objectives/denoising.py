@@ -262,7 +262,7 @@ class Denoising:
         """Return the conditions of a batch; text is embedded anew while its encoder trains."""
         if "text_encoder" in self.modules:
             ids = self.model.token_ids(batch.prompts).to(self.model.text_encoder.device)
-            text = self.model.text_encoder(ids).last_hidden_state
+            text = self.model.text_encoder(ids, return_dict=True).last_hidden_state
         else:
             text = self.caches.text.get(batch.prompts).to(batch.clean.device)
         return Conditions(

@@ -80,7 +80,7 @@ def txt2ir_mini() -> Recipe:
     before how they look.
     """
     small: dict[str, Any] = {
-        "batch_size": 16, "learning_rate": 1e-3, "warmup_steps": 100, "balance": 0.5,
+        "batch_size": 16, "learning_rate": 8e-4, "warmup_steps": 100, "balance": 0.5,
         "scales": (1.0, 1.25), "average_decay": 0.9995, "sample_every": 1_000,
         "checkpoint_every": 200,
     }  # fmt: skip
@@ -89,10 +89,12 @@ def txt2ir_mini() -> Recipe:
         architecture="txt2ir-mini",
         stages=(
             *_infrared_stages((1_600, 400), **_SMALL_INFRARED),
-            _text(name="layout", crop=128, noise_shift=2.0, steps=4_800, decay_steps=4_800, **small),
             _text(
-                crop=192, noise_shift=3.0, steps=1_400, decay_steps=1_400,
-                **{**small, "learning_rate": 7e-4},
+                name="layout", crop=128, noise_shift=2.0, steps=4_000, decay_steps=6_000, **small,
+            ),
+            _text(
+                crop=192, noise_shift=3.0, steps=1_300, decay_steps=1_300,
+                **{**small, "learning_rate": 5e-4},
             ),
         ),
         card={
