@@ -80,7 +80,7 @@ def test_the_labels_decide_what_is_learned(tmp_path: Path) -> None:
     folder = tmp_path / "classes"
     write(folder / "day" / "s0.txt", "")
     Image.new("L", (9, 9)).save(folder / "day" / "s1.jpg")
-    write(folder / "night" / "a" / "s2.txt", "seen by hand")
+    write(folder / "night" / "a" / "s2.txt", "1 seen by hand at the gate")
     write(folder / ".cache" / "s0.txt", "")
     found = open_labels(str(folder), scenes, 0.4, tmp_path / "out")
     assert [found.tell(s).label for s in scenes] == ["day", "day", "night"]
@@ -88,7 +88,8 @@ def test_the_labels_decide_what_is_learned(tmp_path: Path) -> None:
     # Names with a folder are no classes, and boxes in subfolders are not either.
     write(tmp_path / "yolo" / "a" / "s2.txt", "0 0.5 0.5 0.2 0.2")
     assert kind(tmp_path / "yolo") == "detection"
-    write(tmp_path / "sub" / "train" / "s0.txt", "0 0.5 0.5 0.2 0.2")
+    write(tmp_path / "sub" / "train" / "s0.txt", "")  # nothing to see there
+    write(tmp_path / "sub" / "val" / "s1.txt", "0 0.5 0.5 0.2 0.2")
     with pytest.raises(DataError, match="holds no boxes of these images"):
         kind(tmp_path / "sub")
     write(folder / "night" / "s0.txt", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import difflib
@@ -17,7 +18,7 @@ from v2ir.proof.scenes import ProofScene
 COLUMNS = ("name", "label")
 FIELDS: dict[str, Callable[[ProofScene], str | None]] = {"style": lambda scene: scene.style}
 """Fields of a scene that can be seen in its image and occur in more than one split."""
-_BOX_NUMBERS = 5
+_BOX_WORDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,7 @@ def is_class_folder(folder: Path, names: Collection[str]) -> bool:
     if any(f"{label}/{name}" in names for _, label, name in members):
         return False  # its subfolders belong to the names: files of boxes
     told = [path for path, _, name in members if name in names]
-    return bool(told) and not _holds_boxes(told[0])
+    return bool(told) and not any(_holds_boxes(path) for path in told)
 
 
 def _members(folder: Path) -> Iterable[tuple[Path, str, str]]:
@@ -119,10 +120,13 @@ def _members(folder: Path) -> Iterable[tuple[Path, str, str]]:
 
 
 def _holds_boxes(path: Path) -> bool:
-    """Return whether a file has the look of YOLO's boxes; those lie in subfolders, too."""
+    """Return whether a text begins like YOLO's boxes: a class and four numbers."""
     if path.suffix.lower() != ".txt":
         return False
-    return len(path.read_text(encoding="utf-8", errors="replace").split()) >= _BOX_NUMBERS
+    words = path.read_text(encoding="utf-8", errors="replace").split()[:_BOX_WORDS]
+    with contextlib.suppress(ValueError):
+        return len([float(word) for word in words[1:]]) == _BOX_WORDS - 1
+    return False
 
 
 def read_class_folder(folder: Path, names: Collection[str]) -> ImageClasses:
