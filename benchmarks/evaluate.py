@@ -18,8 +18,9 @@ import numpy as np
 from PIL import Image
 
 from v2ir.evaluation.cases import Knowledge, plan_comparison
-from v2ir.evaluation.comparison import evaluate, num_cores
+from v2ir.evaluation.comparison import evaluate
 from v2ir.evaluation.context import Context, context_of_folders
+from v2ir.evaluation.cores import num_cores
 from v2ir.evaluation.statistics import measure_reference
 from v2ir.images import read_infrared
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from v2ir.errors import InputError
 from v2ir.evaluation import MEASURES, METRICS
-from v2ir.evaluation.grey import Grey, gradient_magnitude, is_negative, joint_counts
-from v2ir.evaluation.infrared import Facts, grown
+from v2ir.evaluation.grey import Grey, gradient_magnitude, is_negative
+from v2ir.evaluation.infrared import Facts, box_sums, grown
+from v2ir.evaluation.levels import joint_counts
 from v2ir.evaluation.scoring import score
 from v2ir.images import read_infrared_levels
 
@@ -123,7 +124,7 @@ def test_level_pairs_are_counted() -> None:
     assert (counts[0, 1], counts[255, 255], counts[7, 9], counts.sum()) == (1, 1, 2, 4)
     negative = Grey(255 - first, negative_of=Grey(first))
     np.testing.assert_array_equal(
-        negative.counts_with(Grey(second)), joint_counts(255 - first, second)
+        negative.table_with(Grey(second)).counts, joint_counts(255 - first, second)
     )
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -24,6 +22,7 @@ from v2ir.evaluation.cases import (
     read_photograph,
 )
 from v2ir.evaluation.context import Selection
+from v2ir.evaluation.cores import worker_threads
 from v2ir.evaluation.grey import Grey
 from v2ir.evaluation.infrared import Facts
 from v2ir.evaluation.protocols import Protocol
@@ -169,7 +168,7 @@ def evaluate(
     knowledge = knowledge or Knowledge()
     measured: dict[str, _Measured] = {}
     failures = list(plan.failures)
-    with ThreadPoolExecutor(workers or num_cores()) as pool:
+    with worker_threads(workers) as pool:
         results = pool.map(functools.partial(_measured, plan, knowledge), plan.cases)
         for done, (case, result) in enumerate(zip(plan.cases, results, strict=True)):
             if isinstance(result, str):
@@ -211,11 +210,6 @@ def _gathered(
         slices=slices if len(slices) > 1 else {},
         histograms={method: tuple(counts.tolist()) for method, counts in sums.items()},
     )
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _measured(plan: Plan, knowledge: Knowledge, case: Case) -> _Measured | str:

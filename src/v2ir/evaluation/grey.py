@@ -9,15 +9,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import weakref
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 
+from v2ir.evaluation.levels import LEVELS, LevelTable, joint_counts
 from v2ir.evaluation.windows import Layer
 from v2ir.images import to_uint8
 
-LEVELS = 256
-_STRIP = 64
+_STRIP_PIXELS = 20_480
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,8 +32,8 @@ class Grey:
 
     pixels: np.ndarray
     negative_of: Grey | None = None
-    _joint: dict[int, tuple[weakref.ref[Grey], np.ndarray]] = dataclasses.field(
-        default_factory=dict, repr=False
+    _tables: weakref.WeakKeyDictionary[Grey, LevelTable] = dataclasses.field(
+        default_factory=weakref.WeakKeyDictionary, repr=False
     )
 
     @functools.cached_property
@@ -87,40 +88,56 @@ class Grey:
     @functools.cached_property
     def edges(self) -> np.ndarray:
         """Gradient magnitude in levels a pixel, HW float32; 0 where a side is 1 px."""
-        if min(self.pixels.shape) < 2 or self.is_flat:
+        if self._has_no_edges:
             return np.zeros(self.pixels.shape, np.float32)
         if self.negative_of is not None:
             return self.negative_of.edges
-        return gradient_magnitude(self.pixels, 1.0 if self.pixels.dtype == np.uint8 else 255.0)
+        return gradient_magnitude(self.pixels, self._steps)
 
     @functools.cached_property
     def mean_edge(self) -> float:
-        """Mean of `edges`."""
-        return float(self.edges.sum(axis=1).sum(dtype=np.float64)) / self.edges.size
+        """Mean of `edges`, which need not be kept for it."""
+        if self._has_no_edges:
+            return 0.0
+        if self.negative_of is not None:
+            return self.negative_of.mean_edge
+        if "edges" in self.__dict__:
+            return float(self.edges.sum(axis=1).sum(dtype=np.float64)) / self.edges.size
+        return mean_gradient(self.pixels, self._steps)
+
+    @property
+    def _has_no_edges(self) -> bool:
+        return min(self.pixels.shape) < 2 or self.is_flat
+
+    @property
+    def _steps(self) -> float:
+        return 1.0 if self.pixels.dtype == np.uint8 else 255.0
 
     @functools.cached_property
     def edge_pattern(self) -> tuple[np.ndarray, float]:
-        """`edges` less their mean, flat, and the length of that as a vector."""
-        pattern = self.edges.ravel() - np.float32(self.mean_edge)
-        return pattern, float(np.vdot(pattern, pattern)) ** 0.5
+        """`edges` less their mean, and the length of that as a vector."""
+        pattern = self.edges - np.float32(self.mean_edge)
+        return pattern, float(np.vecdot(pattern, pattern).sum(dtype=np.float64)) ** 0.5
 
-    def counts_with(self, other: Grey) -> np.ndarray:
-        """Return how many pixels have each pair of levels, 256x256 with rows of this image."""
-        known, counts = self._joint.get(id(other), (None, None))
-        if known is None or counts is None or known() is not other:
-            counts = self._counted(other)
-            # Two images that kept each other would wait for the collector of cycles.
-            self._joint[id(other)] = (weakref.ref(other), counts)
-        return counts
+    def table_with(self, other: Grey) -> LevelTable:
+        """Return how many pixels have each pair of levels, with rows of this image."""
+        table = self._tables.get(other)
+        if table is None:
+            table = self._tables[other] = LevelTable(self._counted(other))
+        return table
 
     def _counted(self, other: Grey) -> np.ndarray:
         if self.negative_of is not None:
-            return self.negative_of.counts_with(other)[::-1]
+            return self.negative_of.table_with(other).counts[::-1]
         if self.is_flat:
             counts = np.zeros((LEVELS, LEVELS), np.int64)
             counts[self.levels.flat[0]] = other.histogram
             return counts
-        return joint_counts(self.levels, other.levels)
+        counts = joint_counts(self.levels, other.levels)
+        # The histograms of both fall out of it.
+        self.__dict__.setdefault("histogram", counts.sum(1))
+        other.__dict__.setdefault("histogram", counts.sum(0))
+        return counts
 
     def release(self) -> None:
         """Forget the large arrays that can be made again."""
@@ -130,24 +147,18 @@ class Grey:
     def mean_at(self, places: np.ndarray) -> float:
         """Return the mean in [0, 1] of the pixels with these places in reading order."""
         if self.is_exact:
-            return float(self.levels.ravel()[places].mean(dtype=np.float64)) / 255.0
-        return float(self.image.ravel()[places].mean(dtype=np.float64))
+            return float(self.levels.ravel().take(places).mean(dtype=np.float64)) / 255.0
+        return float(self.image.ravel().take(places).mean(dtype=np.float64))
 
     def flat_layer(self, *, with_negative: bool = False) -> Layer:
         """Return the layer of a flat image, which needs no pixels."""
         level = 255.0 * float(self.image.flat[0])
-        negated = 255.0 - level if with_negative else None
-        return Layer(np.zeros((0, 0), np.float32), level, negated, is_flat=True)
+        return Layer(np.zeros((0, 0), np.float32), level, 255.0 if with_negative else None)
 
     def layer(self, *, with_negative: bool = False) -> Layer:
-        """Return the image in levels as float32, less a level near its mean."""
-        offset = float(round(255.0 * self.mean))
-        if self.is_exact:
-            values = self.levels.astype(np.float32)
-        else:
-            values = (self.image * 255.0).astype(np.float32)
-        values -= np.float32(offset)
-        return Layer(values, offset, 255.0 - offset if with_negative else None)
+        """Return the image in levels."""
+        values = self.levels if self.is_exact else (self.image * 255.0).astype(np.float32)
+        return Layer(values, negative=255.0 if with_negative else None)
 
 
 def is_negative(image: Grey, other: Grey) -> bool:
@@ -159,41 +170,50 @@ def is_negative(image: Grey, other: Grey) -> bool:
     return bool(np.array_equal(image.levels, 255 - other.levels))
 
 
-def joint_counts(levels: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return how many pixels have each pair of levels, 256x256; both HW uint8."""
-    pairs = np.empty((levels.size,), np.uint16)
-    np.left_shift(levels.ravel(), 8, out=pairs, dtype=np.uint16)
-    pairs |= others.ravel()
-    return np.bincount(pairs, minlength=LEVELS * LEVELS).reshape(LEVELS, LEVELS)
-
-
 def gradient_magnitude(values: np.ndarray, scale: float = 1.0) -> np.ndarray:
     """Return `scale` times the length of the gradient, HW float32; sides of at least 2 px.
 
     Central differences inside and one-sided ones at the borders, as in `numpy.gradient`,
     here in strips of rows that stay in the cache.
     """
-    height, width = values.shape
-    found = np.empty((height, width), np.float32)
-    for top in range(0, height, _STRIP):
-        end = min(top + _STRIP, height)
-        # One more pixel on each side; outside the image the straight line goes on.
-        first, last = max(top - 1, 0), min(end + 1, height)
-        block = np.empty((end - top + 2, width + 2), np.float32)
-        block[first - top + 1 : last - top + 1, 1:-1] = values[first:last]
-        inner = block[:, 1:-1]
-        if top == 0:
-            inner[0] = 2 * inner[1] - inner[2]
-        if end == height:
-            inner[-1] = 2 * inner[-2] - inner[-3]
-        rows = block[1:-1]
-        rows[:, 0] = 2 * rows[:, 1] - rows[:, 2]
-        rows[:, -1] = 2 * rows[:, -2] - rows[:, -3]
-        down = inner[2:] - inner[:-2]
-        right = rows[:, 2:] - rows[:, :-2]
-        down *= down
-        right *= right
-        down += right
-        np.sqrt(down, out=found[top:end])
-    found *= np.float32(scale / 2)
+    found = np.empty(values.shape, np.float32)
+    for rows, lengths in _gradient_strips(values):
+        np.multiply(lengths, np.float32(scale / 2), out=found[rows])
     return found
+
+
+def mean_gradient(values: np.ndarray, scale: float = 1.0) -> float:
+    """Return the mean of `gradient_magnitude` without keeping it."""
+    ones = np.ones(values.shape[1], np.float32)
+    total = sum(sum(np.vecdot(lengths, ones).tolist()) for _, lengths in _gradient_strips(values))
+    return total * scale / 2 / values.size
+
+
+def _gradient_strips(values: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield rows and twice the length of their gradient; the memory is used again."""
+    height, width = values.shape
+    step = min(height, max(1, _STRIP_PIXELS // width))
+    # One more row on each side; outside the image the straight line goes on.
+    block = np.empty((step + 2, width), np.float32)
+    down, right = np.empty((2, step, width), np.float32)
+    for top in range(0, height, step):
+        end = min(top + step, height)
+        number = end - top
+        first, last = max(top - 1, 0), min(end + 1, height)
+        block[first - top + 1 : last - top + 1] = values[first:last]
+        if top == 0:
+            block[0] = 2 * block[1] - block[2]
+        if end == height:
+            block[number + 1] = 2 * block[number] - block[number - 1]
+        rows, across, lengths = block[1 : number + 1], right[:number], down[:number]
+        np.subtract(block[2 : number + 2], block[:number], out=lengths)
+        # Over the ends of the rows at once; the first and last column are set right after.
+        np.subtract(rows.ravel()[2:], rows.ravel()[:-2], out=across.ravel()[1:-1])
+        np.subtract(rows[:, 1], rows[:, 0], out=across[:, 0])
+        np.subtract(rows[:, -1], rows[:, -2], out=across[:, -1])
+        across[:, :: width - 1] *= 2
+        lengths *= lengths
+        across *= across
+        lengths += across
+        np.sqrt(lengths, out=lengths)
+        yield slice(top, end), lengths

@@ -10,16 +10,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import weakref
 from collections.abc import Callable
 
 import numpy as np
 
-from v2ir.evaluation.grey import LEVELS, Grey
+from v2ir.evaluation.grey import Grey
+from v2ir.evaluation.levels import LEVELS
 from v2ir.evaluation.metrics import Rule
 
 LEAST_WARMER = 0.05
 LEAST_HOT_SHARE = 5e-4
 RING_PIXELS = 8
+_BLOCK_ROWS = 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,6 +38,9 @@ class Facts:
     truth: Grey | None = None
     visible: Grey | None = None
     histogram: tuple[int, ...] | None = None
+    _hot_sums: weakref.WeakKeyDictionary[Grey, float] = dataclasses.field(
+        default_factory=weakref.WeakKeyDictionary, repr=False
+    )
 
     @functools.cached_property
     def hot(self) -> np.ndarray | None:
@@ -42,7 +48,7 @@ class Facts:
         if self.truth is None:
             return None
         mask = hot_regions(self.truth)
-        return mask if mask.mean() >= LEAST_HOT_SHARE else None
+        return mask if np.count_nonzero(mask) >= LEAST_HOT_SHARE * mask.size else None
 
     @functools.cached_property
     def hot_places(self) -> np.ndarray:
@@ -81,8 +87,14 @@ def hot_regions(truth: Grey) -> np.ndarray:
     threshold alone takes the whole warm ground, the surroundings alone every grain.
     """
     side = max(3, min(truth.pixels.shape) // 2) | 1
-    is_warmer = truth.image > box_mean(truth.image, side) + LEAST_WARMER
-    hot: np.ndarray = is_warmer & (truth.levels > otsu_threshold(truth.histogram))
+    if truth.is_exact and side <= min(truth.pixels.shape):
+        # In whole numbers nothing is rounded: level - sum / number > 0.05 * 255.
+        hot = np.multiply(truth.levels, side * side, dtype=_sum_type(side * side))
+        hot -= box_sums(truth.levels, side)
+        hot = hot > math.floor(255 * LEAST_WARMER * side * side)
+    else:
+        hot = truth.image > box_mean(truth.image, side) + LEAST_WARMER
+    hot &= truth.levels > otsu_threshold(truth.histogram)
     return hot
 
 
@@ -114,19 +126,70 @@ def box_mean(values: np.ndarray, side: int) -> np.ndarray:
     return means
 
 
+def box_sums(levels: np.ndarray, side: int) -> np.ndarray:
+    """Return the exact sum of the square of odd `side` around each pixel; borders mirrored.
+
+    Args:
+        levels: HW uint8, both sides at least `side`.
+        side: Odd number of pixels.
+    """
+    # Rows are added to rows in the order of the memory; so the image is laid on its side.
+    across = _window_sums(np.ascontiguousarray(levels.T), side, _sum_type(side))
+    return _window_sums(np.ascontiguousarray(across.T), side, _sum_type(side * side))
+
+
+def _sum_type(number: int) -> type[np.integer]:
+    """Return the smallest type that holds a sum of so many levels."""
+    types = (np.uint16, np.int32, np.int64)
+    return next(x for x in types if 255 * number <= np.iinfo(x).max)
+
+
+def _window_sums(values: np.ndarray, side: int, dtype: type[np.integer]) -> np.ndarray:
+    """Return the sum of `side` rows around each row; running sums may wrap around."""
+    length, radius = len(values), side // 2
+    below, end = _running_sums(values, dtype), length - radius
+    sums = np.empty(values.shape, dtype)
+    np.subtract(below[side:], below[:-side], out=sums[radius:end])
+    np.add(below[radius + 1 : side], below[radius:0:-1], out=sums[:radius])
+    np.add(below[length - side + 1 : end], below[length - 1 : end - 1 : -1], out=sums[end:])
+    np.subtract(below[-1] * dtype(2), sums[end:], out=sums[end:])
+    return sums
+
+
+def _running_sums(values: np.ndarray, dtype: type[np.integer]) -> np.ndarray:
+    """Return the sums of the first 0, 1, ... rows; in blocks, which is faster than `cumsum`."""
+    sums = np.empty((len(values) + 1, *values.shape[1:]), dtype)
+    sums[0], sums[1:] = 0, values
+    whole = len(values) // _BLOCK_ROWS * _BLOCK_ROWS
+    blocks = sums[1 : whole + 1].reshape(-1, _BLOCK_ROWS, *values.shape[1:])
+    for row in range(1, _BLOCK_ROWS):
+        blocks[:, row] += blocks[:, row - 1]
+    for place in range(1, len(blocks)):
+        blocks[place] += blocks[place - 1, -1]
+    for row in range(whole + 1, len(sums)):
+        sums[row] += sums[row - 1]
+    return sums
+
+
 def grown(mask: np.ndarray, radius: int) -> np.ndarray:
     """Return where a square of `radius` pixels around the place meets the mask, HW bool."""
-    mask = mask.copy()
-    for found in (mask, mask.T):
-        reach = 0
-        while reach < radius:
-            # What reaches this far on both sides may be moved by twice that and one pixel.
-            step = min(2 * reach + 1, radius - reach)
-            before = found.copy(order="K")
-            found[step:] |= before[:-step]
-            found[:-step] |= before[step:]
-            reach += step
-    return mask
+    # Down the columns eight pixels at a time.
+    bits = np.packbits(mask, axis=1)
+    _grow(bits, radius)
+    found: np.ndarray = np.unpackbits(bits, axis=1, count=mask.shape[1]).view(np.bool_)
+    _grow(found.T, radius)
+    return found
+
+
+def _grow(found: np.ndarray, radius: int) -> None:
+    reach = 0
+    while reach < radius:
+        # What reaches this far on both sides may be moved by twice that and one pixel.
+        step = min(2 * reach + 1, radius - reach)
+        before = found.copy(order="K")
+        found[step:] |= before[:-step]
+        found[:-step] |= before[step:]
+        reach += step
 
 
 def hot_error(prediction: Grey, facts: Facts) -> float:
@@ -147,25 +210,31 @@ def cold_error(prediction: Grey, facts: Facts) -> float:
 
 def _hot_sum(prediction: Grey, facts: Facts) -> float:
     assert facts.truth is not None
-    return _difference(prediction, facts.truth, facts.hot_places)
+    found = facts._hot_sums.get(prediction)
+    if found is None:
+        found = _difference(prediction, facts.truth, facts.hot_places)
+        facts._hot_sums[prediction] = found
+    return found
 
 
-def _difference(image: Grey, other: Grey, places: np.ndarray | slice) -> float:
-    """Return the sum of absolute differences at some places."""
+def _at(pixels: np.ndarray, places: np.ndarray | None) -> np.ndarray:
+    return pixels if places is None else pixels.ravel().take(places)
+
+
+def _difference(image: Grey, other: Grey, places: np.ndarray | None = None) -> float:
+    """Return the sum of absolute differences at some places, or everywhere."""
     if image.is_exact and other.is_exact:
-        first, second = (x.levels.ravel()[places].astype(np.int16) for x in (image, other))
+        first, second = (_at(x.levels, places).astype(np.int16) for x in (image, other))
         return float(np.abs(first - second).sum(dtype=np.int64)) / 255.0
-    difference = image.image.ravel()[places] - other.image.ravel()[places]
+    difference = _at(image.image, places) - _at(other.image, places)
     return float(np.abs(difference).sum(dtype=np.float64))
 
 
 def absolute_error(image: Grey, other: Grey) -> float:
     """Return the sum of absolute differences over all pixels."""
     if image.is_exact and other.is_exact:
-        levels = np.arange(LEVELS)
-        gaps = np.abs(levels[:, None] - levels)
-        return float(np.vdot(image.counts_with(other), gaps)) / 255.0
-    return _difference(image, other, slice(None))
+        return image.table_with(other).absolute_error / 255.0
+    return _difference(image, other)
 
 
 def hot_contrast(prediction: Grey, facts: Facts) -> float:
@@ -193,8 +262,7 @@ def rank_correlation(prediction: Grey, facts: Facts) -> float:
     """
     if facts.truth is None:
         return math.nan
-    counts = prediction.counts_with(facts.truth)
-    return table_correlation(counts, _mid_ranks(counts.sum(1)), _mid_ranks(counts.sum(0)))
+    return prediction.table_with(facts.truth).rank_correlation()
 
 
 def edge_agreement(prediction: Grey, facts: Facts) -> float:
@@ -208,8 +276,9 @@ def edge_agreement(prediction: Grey, facts: Facts) -> float:
     first, length = prediction.edge_pattern
     second, other = facts.visible.edge_pattern
     # In levels: 255 times the gradient of the image in [0, 1].
-    is_flat = length * other <= 1e-9 * 255**2 * first.size
-    return math.nan if is_flat else float(np.vdot(first, second)) / (length * other)
+    if length * other <= 1e-9 * 255**2 * first.size:
+        return math.nan
+    return float(np.vecdot(first, second).sum(dtype=np.float64)) / (length * other)
 
 
 def grey_correlation(prediction: Grey, facts: Facts) -> float:
@@ -219,9 +288,8 @@ def grey_correlation(prediction: Grey, facts: Facts) -> float:
     """
     if facts.visible is None:
         return math.nan
-    counts = prediction.counts_with(facts.visible)
     levels = np.arange(LEVELS, dtype=np.float64)
-    return table_correlation(counts, levels, levels)
+    return prediction.table_with(facts.visible).correlation(levels, levels)
 
 
 def recolouring(prediction: Grey, facts: Facts) -> float:
@@ -235,12 +303,11 @@ def recolouring(prediction: Grey, facts: Facts) -> float:
     """
     if facts.visible is None:
         return math.nan
-    counts = prediction.counts_with(facts.visible).astype(np.float64)
-    levels = np.arange(LEVELS)
-    of_luma = counts.sum(0)
-    mean = float(levels @ counts.sum(1)) / of_luma.sum()
-    whole = float(np.square(levels - mean) @ counts.sum(1))
-    means = (levels @ counts) / np.maximum(of_luma, 1.0)
+    table = prediction.table_with(facts.visible)
+    levels, of_luma = np.arange(LEVELS, dtype=np.float64), table.columns
+    mean = float(levels @ table.rows) / of_luma.sum()
+    whole = float(np.square(levels - mean) @ table.rows)
+    means = np.vecdot(table.weights.T, levels) / np.maximum(of_luma, 1.0)
     return float(np.square(means - mean) @ of_luma) / whole if whole > 0 else math.nan
 
 
@@ -259,19 +326,3 @@ def histogram_distance(counts: np.ndarray, others: np.ndarray) -> float:
     """Return the Wasserstein-1 distance of two histograms of equal bins, in bins."""
     first, second = (np.cumsum(values, dtype=np.float64) for values in (counts, others))
     return float(np.abs(first / first[-1] - second / second[-1]).sum())
-
-
-def _mid_ranks(counts: np.ndarray) -> np.ndarray:
-    ranks: np.ndarray = np.cumsum(counts) - (counts - 1) / 2.0
-    return ranks
-
-
-def table_correlation(counts: np.ndarray, values: np.ndarray, others: np.ndarray) -> float:
-    """Return Pearson's correlation of a table of counts whose rows and columns have values."""
-    total = counts.sum()
-    rows, columns = counts.sum(1), counts.sum(0)
-    counts = counts.astype(np.float64)  # products of whole numbers have no fast path
-    values = values - values @ rows / total
-    others = others - others @ columns / total
-    spread = float(np.square(values) @ rows) * float(np.square(others) @ columns)
-    return float(values @ counts @ others) / math.sqrt(spread) if spread > 1e-9 else math.nan

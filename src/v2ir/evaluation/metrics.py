@@ -15,7 +15,7 @@ import numpy as np
 
 from v2ir.errors import InputError
 from v2ir.evaluation.grey import gradient_magnitude
-from v2ir.evaluation.windows import SSIM_WINDOW, Layer, similarities
+from v2ir.evaluation.windows import SSIM_WINDOW, Layer, similarity
 
 Better = Literal["higher", "lower", "nearest one", "nearest truth"]
 
@@ -143,7 +143,7 @@ def mean_similarities(prediction: np.ndarray, truth: np.ndarray) -> tuple[float,
         prediction: HW float64 in [0, 1], both sides at least the window's 11 px.
         truth: The same shape.
     """
-    found, _ = similarities(Layer(truth), [Layer(prediction)])[0]
+    found, _ = similarity(Layer(truth), Layer(prediction))
     return found.whole, found.contrast
 
 

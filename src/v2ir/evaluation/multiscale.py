@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from v2ir.evaluation.metrics import checked, structural_similarity
-from v2ir.evaluation.windows import SSIM_WINDOW, Layer, Similarity, similarities
+from v2ir.evaluation.windows import SSIM_WINDOW, Layer, Similarity, similarity
 
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 LEAST_SIDE = SSIM_WINDOW * 2 ** (len(SCALE_WEIGHTS) - 1)
@@ -62,18 +62,29 @@ def layered_scores(
 
     Returns:
         (structural, multi-scale) similarity of each image, and of its negative where it has
-        a `negated_offset`.
+        a `negative`.
     """
-    scales = [similarities(truth, judged, data_range)]
-    if min(truth.values.shape) >= LEAST_SIDE:
-        for _ in SCALE_WEIGHTS[1:]:
-            truth, judged = truth.halved(), [layer.halved() for layer in judged]
-            scales.append(similarities(truth, judged, data_range))
+    # Each halving in turn, so that what the truth needs is made once for all images.
+    has_scales = min(truth.values.shape) >= LEAST_SIDE
+    truths = _pyramid(truth) if has_scales else [truth]
     found = []
-    for place in range(len(judged)):
-        plain, negative = ([scale[place][sign] for scale in scales] for sign in (0, 1))
+    for layer in judged:
+        layers = _pyramid(layer) if has_scales else [layer]
+        scales = [
+            # Of the scales between only the contrast term counts.
+            similarity(truth, layer, data_range, only_contrast=0 < place < len(truths) - 1)
+            for place, (truth, layer) in enumerate(zip(truths, layers, strict=True))
+        ]
+        plain, negative = ([scale[sign] for scale in scales] for sign in (0, 1))
         found.append((_combined(plain), _combined(negative) if negative[0] else None))
     return found
+
+
+def _pyramid(layer: Layer) -> list[Layer]:
+    layers = [layer]
+    for _ in SCALE_WEIGHTS[1:]:
+        layers.append(layers[-1].halved())
+    return layers
 
 
 def _combined(scales: Sequence[Similarity | None]) -> Scores:

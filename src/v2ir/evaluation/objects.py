@@ -15,7 +15,8 @@ import numpy as np
 from v2ir.errors import InputError, OutputError, V2IRError
 from v2ir.evaluation.boxes import Box, BoxSource
 from v2ir.evaluation.cases import Case, Knowledge, Plan, images_of, read_photograph, read_truth
-from v2ir.evaluation.comparison import UNKNOWN_STYLE, num_cores
+from v2ir.evaluation.comparison import UNKNOWN_STYLE
+from v2ir.evaluation.cores import num_cores
 from v2ir.evaluation.faithfulness import (
     MatchRule,
     ObjectCounts,

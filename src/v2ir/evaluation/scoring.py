@@ -16,7 +16,7 @@ import numpy as np
 
 from v2ir.evaluation import MEASURES, METRICS
 from v2ir.evaluation.grey import Grey, is_negative
-from v2ir.evaluation.infrared import Facts, table_correlation
+from v2ir.evaluation.infrared import Facts
 from v2ir.evaluation.metrics import check_window, ratio
 from v2ir.evaluation.multiscale import Scores, layered_scores
 
@@ -32,6 +32,8 @@ def score(judged: Sequence[Grey], truth: Grey, facts: Facts) -> list[dict[str, f
     Raises:
         InputError: If the truth is smaller than the window of the structural similarity.
     """
+    if judged and judged[0].is_exact and truth.is_exact:
+        judged[0].table_with(truth)  # gives both histograms, which all that follows asks for
     images = _related(judged)
     needed = {id(x) for x in (truth, facts.truth, facts.visible)}
     needed |= {id(image.negative_of) for image in images}
@@ -84,13 +86,16 @@ def _scores(image: Grey, truth: Grey, facts: Facts, similar: Scores) -> dict[str
 def _of_levels(image: Grey, truth: Grey) -> dict[str, float]:
     """Return the metrics that the table of level pairs and the edges tell exactly."""
     assert image.values is not None and truth.values is not None
-    counts, number = image.counts_with(truth), truth.pixels.size
-    gaps = np.abs(image.values[:, None] - truth.values)
-    squares = float(np.vdot(counts, gaps * gaps)) / number
+    table, number = image.table_with(truth), truth.pixels.size
+    if image.is_exact and truth.is_exact:
+        error, squares = table.absolute_error / 255.0, table.squared_error / 255.0**2
+    else:
+        gaps = np.abs(image.values[:, None] - truth.values)
+        error, squares = table.total(gaps), table.total(gaps * gaps)
     return {
-        "psnr": -10.0 * math.log10(squares) if squares > 0 else math.inf,
-        "mae": float(np.vdot(counts, gaps)) / number,
-        "correlation": table_correlation(counts, image.values, truth.values),
+        "psnr": -10.0 * math.log10(squares / number) if squares > 0 else math.inf,
+        "mae": error / number,
+        "correlation": table.correlation(image.values, truth.values),
         "sharpness": ratio(image.mean_edge, truth.mean_edge),
         "contrast": ratio(image.deviation, truth.deviation),
     }

@@ -1,0 +1,84 @@
+"""How many pixels of two images have each pair of levels, and what follows exactly from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+
+LEVELS = 256
+
+
+def joint_counts(levels: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return how many pixels have each pair of levels, 256x256; both HW uint8."""
+    pairs = levels.astype(np.uint16)
+    pairs <<= 8
+    pairs |= others
+    return np.bincount(pairs.ravel(), minlength=LEVELS * LEVELS).reshape(LEVELS, LEVELS)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LevelTable:
+    """Numbers of pixels with each pair of levels.
+
+    Attributes:
+        counts: 256x256 whole numbers; rows are levels of the first image.
+    """
+
+    counts: np.ndarray
+
+    @functools.cached_property
+    def weights(self) -> np.ndarray:
+        """`counts` as float64: products of whole numbers have no fast path."""
+        return self.counts.astype(np.float64)
+
+    @functools.cached_property
+    def rows(self) -> np.ndarray:
+        """How many pixels of the first image have each level."""
+        return self.weights.sum(1)
+
+    @functools.cached_property
+    def columns(self) -> np.ndarray:
+        """How many pixels of the second image have each level."""
+        return self.weights.sum(0)
+
+    @functools.cached_property
+    def absolute_error(self) -> float:
+        """Sum of absolute differences over all pixels, in levels."""
+        return self.total(_GAPS)
+
+    @functools.cached_property
+    def squared_error(self) -> float:
+        """Sum of squared differences over all pixels, in levels."""
+        return self.total(_GAPS * _GAPS)
+
+    def total(self, table: np.ndarray) -> float:
+        """Return the sum over all pixels of what a 256x256 table has for their pair."""
+        return float(np.vecdot(self.weights, table).sum())
+
+    def correlation(self, values: np.ndarray, others: np.ndarray) -> float:
+        """Return Pearson's correlation where levels stand for `values` and for `others`.
+
+        NaN where one of the two is constant.
+        """
+        number = self.rows.sum()
+        values = values - values @ self.rows / number
+        others = others - others @ self.columns / number
+        spread = float(np.square(values) @ self.rows) * float(np.square(others) @ self.columns)
+        if spread <= 1e-9:
+            return math.nan
+        return float(values @ np.vecdot(self.weights, others)) / math.sqrt(spread)
+
+    def rank_correlation(self) -> float:
+        """Return Spearman's correlation; equal levels take their mean rank."""
+        return self.correlation(_mid_ranks(self.rows), _mid_ranks(self.columns))
+
+
+_GAPS = np.abs(np.arange(LEVELS, dtype=np.float64)[:, None] - np.arange(LEVELS))
+
+
+def _mid_ranks(counts: np.ndarray) -> np.ndarray:
+    ranks: np.ndarray = np.cumsum(counts) - (counts - 1) / 2.0
+    return ranks
