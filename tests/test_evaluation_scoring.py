@@ -135,6 +135,40 @@ def test_gradients_equal_numpy_across_strips(shape: tuple[int, int]) -> None:
     np.testing.assert_allclose(gradient_magnitude(values), expected, rtol=1e-6)
 
 
+def test_the_mean_gradient_is_that_of_the_gradients() -> None:
+    _, judged = scene(6, (130, 77))
+    kept, fresh = Grey(judged), Grey(judged)
+    assert kept.edges.mean(dtype=np.float64) == pytest.approx(fresh.mean_edge, rel=1e-6)
+    assert kept.mean_edge == pytest.approx(fresh.mean_edge, rel=1e-6)
+    assert "edges" not in vars(fresh)
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_flat_areas_far_from_the_mean_keep_their_small_variances(value: int) -> None:
+    """A burnt-out sky over a noisy ground, where float32 has the fewest digits left."""
+    truth, judged = scene(7, (190, 181))
+    truth[:90], judged[:90] = value, 255 - value
+    (found,) = score([Grey(judged)], Grey(truth), Facts())
+    assert_equal_scores(found, judged / 255, truth / 255)
+
+
+@pytest.mark.parametrize(
+    ("shape", "side"), [((9, 40), 9), ((37, 50), 3), ((64, 33), 17), ((300, 290), 259)]
+)
+@pytest.mark.parametrize("lowest", [0, 255])
+def test_sums_of_squares_are_exact(shape: tuple[int, int], side: int, lowest: int) -> None:
+    """The last is beyond 16 bits; white images reach the highest sum."""
+    rng = np.random.default_rng(side)
+    levels = rng.integers(lowest, 256, shape).astype(np.uint8)
+    radius = side // 2
+    padded = np.pad(levels.astype(np.int64), radius, mode="symmetric")
+    running = np.pad(padded.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    expected = (running[side:, side:] - running[:-side, side:] - running[side:, :-side]) + running[
+        :-side, :-side
+    ]
+    np.testing.assert_array_equal(box_sums(levels, side), expected)
+
+
 @pytest.mark.parametrize("radius", [1, 2, 5, 8, 40])
 def test_growing_equals_the_maximum_filter(radius: int) -> None:
     from scipy.ndimage import maximum_filter
