@@ -32,7 +32,7 @@ ROOMS: dict[str, frozenset[str]] = {
     # Rows of a table, trained and measured alike.
     "ablation": frozenset({"base", "data", "annotation", "model"})
     | {"training", "sampling", "evaluation"},
-    # Detectors trained on images and tested on real ones.
+    # Networks trained on images and tested on real ones.
     "proof": frozenset({"base", "evaluation"}),
     # The passes of the other rooms on many machines; none of them knows of it.
     "cluster": frozenset({"base", "data", "annotation", "model", "training", "sampling"}),

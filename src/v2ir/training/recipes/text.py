@@ -90,10 +90,10 @@ def txt2ir_mini() -> Recipe:
         stages=(
             *_infrared_stages((1_600, 400), **_SMALL_INFRARED),
             _text(
-                name="layout", crop=128, noise_shift=2.0, steps=4_000, decay_steps=6_000, **small,
+                name="layout", crop=128, noise_shift=2.0, steps=5_200, decay_steps=6_000, **small,
             ),
             _text(
-                crop=192, noise_shift=3.0, steps=1_300, decay_steps=1_300,
+                crop=192, noise_shift=3.0, steps=700, decay_steps=700,
                 **{**small, "learning_rate": 5e-4},
             ),
         ),
