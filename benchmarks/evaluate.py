@@ -2,6 +2,7 @@
 """Time `v2ir evaluate` against decoding its images twice, and watch its memory.
 
 python benchmarks/evaluate.py --images 300 [--baselines]
+python benchmarks/evaluate.py --parts
 """
 
 from __future__ import annotations
@@ -20,9 +21,14 @@ from PIL import Image
 from v2ir.evaluation.cases import Knowledge, plan_comparison
 from v2ir.evaluation.comparison import evaluate
 from v2ir.evaluation.context import Context, context_of_folders
-from v2ir.evaluation.cores import num_cores
+from v2ir.evaluation.cores import num_cores, worker_threads
+from v2ir.evaluation.grey import Grey, mean_gradient
+from v2ir.evaluation.infrared import Facts
+from v2ir.evaluation.levels import joint_counts
+from v2ir.evaluation.multiscale import layered_scores
+from v2ir.evaluation.scoring import score
 from v2ir.evaluation.statistics import measure_reference
-from v2ir.images import read_infrared
+from v2ir.images import read_infrared, read_infrared_levels
 
 WIDTH, HEIGHT, DISTINCT = 640, 512, 12
 
@@ -76,13 +82,45 @@ def decode_twice(folder: Path) -> None:
                 pass
 
 
+def print_parts(rounds: int = 25) -> None:
+    """Print the processor time of each part for one pair, in turns; the least of all rounds."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_images(folder, DISTINCT)
+        paths = [folder / "true" / "00000.jpg", folder / "out" / "00000.png"]
+        images = [read_infrared_levels(path) for path in paths]
+        truth, judged = (Grey(image) for image in images)
+        layers = [image.layer() for image in (truth, judged)]
+        parts: dict[str, Callable[[], object]] = {
+            "decode both twice": lambda: [read_infrared(path) for path in paths * 2],
+            "decode both": lambda: [read_infrared_levels(path) for path in paths],
+            "SSIM and MS-SSIM": lambda: layered_scores(layers[0], layers[1:], 255.0),
+            "pairs of levels": lambda: joint_counts(*images),
+            "gradients of both": lambda: [mean_gradient(image) for image in images],
+            "hot regions": lambda: Facts(truth).hot_places,
+            "hot regions and what is around them": lambda: Facts(truth).true_contrast,
+            "all scores": lambda: score([Grey(images[1])], t := Grey(images[0]), Facts(t)),
+        }
+        with worker_threads(1):  # the allocator is told to keep its memory
+            least = dict.fromkeys(parts, float("inf"))
+            for _ in range(rounds):
+                for part, work in parts.items():
+                    least[part] = min(least[part], timed(work)[1])
+    for part, seconds in least.items():
+        print(f"{part}: {seconds * 1000:.2f} ms")
+
+
 def main() -> None:
     """Print seconds, ratio and peak memory; the two kinds of work take turns."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--baselines", action="store_true", help="measure five baselines, too")
+    parser.add_argument("--parts", action="store_true", help="time each part of one pair instead")
     options = parser.parse_args()
+    if options.parts:
+        print_parts()
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_images(folder, options.images)

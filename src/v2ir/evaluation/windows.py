@@ -187,7 +187,8 @@ class _Strip:
             np.add(self._values, fields[1], out=fields[0])
             np.subtract(self._values, fields[1], out=fields[1])
         # Any number near the mean will do, so a few pixels tell it.
-        offsets = np.rint(fields[:, _SAMPLED, _SAMPLED].mean(axis=(1, 2)))
+        sample = fields[:, _SAMPLED, _SAMPLED]
+        offsets = np.rint(sample.sum(axis=(1, 2)) / sample[0].size)
         fields -= offsets[:, None, None]
         self._filters[0].run()
         np.multiply(fields, fields, out=fields)
