@@ -352,18 +352,23 @@ def test_prompts_decide_what_is_made(infrared_only, tmp_path):
     assert hot.mean(axis=(1, 2)).min() > cold.mean(axis=(1, 2)).max() + 0.2
 
 
+def one_step_on_text(name):
+    """Return a recipe that takes one step, too small to see, on captions alone."""
+    text = Stage(
+        name="text", scenes="infrared", conditions=("text",), trains=("unet", "text_encoder"),
+        steps=1, batch_size=2, crop=32, variants=1, learning_rate=1e-12, checkpoint_every=1,
+    )  # fmt: skip
+    card = {"conditions": ["text"], "prompt_template": "{caption}", "resolution": 32, "multiple": 8}
+    return Recipe(name="told", architecture=name, stages=(text,), card=card)
+
+
 def test_a_text_model_starts_from_what_a_translator_says_without_images(infrared_only, tmp_path):
     write_captions(infrared_only)
     start = build_model(architecture("tiny"), name="translator", styles=("street", "field"))
     facts = {"latent_mean": (1.0,) * 4, "latent_std": (2.0,) * 4}
     start.card = start.card.model_copy(update=facts)
     start.save(tmp_path / "start")
-    text = Stage(
-        name="text", scenes="infrared", conditions=("text",), trains=("unet", "text_encoder"),
-        steps=1, batch_size=2, crop=32, variants=1, learning_rate=1e-12, checkpoint_every=1,
-    )  # fmt: skip
-    card = {"conditions": ["text"], "prompt_template": "{caption}", "resolution": 32, "multiple": 8}
-    recipe = Recipe(name="told", architecture="txt2ir-tiny", stages=(text,), card=card)
+    recipe = one_step_on_text("txt2ir-tiny")
     settings = TrainSettings(infrared_only, tmp_path / "run", start_from=str(tmp_path / "start"))
     model = load_model(train(recipe, settings))
     assert model.card.conditions == ("text",)
@@ -388,12 +393,7 @@ def test_a_text_model_of_its_own_size_starts_from_a_translators_autoencoder(
     start = build_model(_with_latents(8), name="translator", styles=("street",))
     start.card = start.card.model_copy(update=facts)
     start.save(tmp_path / "start")
-    text = Stage(
-        name="text", scenes="infrared", conditions=("text",), trains=("unet", "text_encoder"),
-        steps=1, batch_size=2, crop=32, variants=1, learning_rate=1e-12, checkpoint_every=1,
-    )  # fmt: skip
-    card = {"conditions": ["text"], "prompt_template": "{caption}", "resolution": 32, "multiple": 8}
-    recipe = Recipe(name="told", architecture="txt2ir-mini", stages=(text,), card=card)
+    recipe = one_step_on_text("txt2ir-mini")
     settings = TrainSettings(infrared_only, tmp_path / "run", start_from=str(tmp_path / "start"))
     model = load_model(train(recipe, settings))
     assert (model.card.latent_mean, model.card.latent_std) == tuple(facts.values())
