@@ -429,11 +429,11 @@ def test_the_least_times_go_before_a_disturbed_round(bench):
     assert after.to_json()["rows"][1]["least CPU"] == ratio
 
 
-def test_the_student_at_full_size_is_its_teacher_with_folded_guidance_and_a_small_decoder():
+def test_the_student_at_full_size_is_its_teacher_with_folded_guidance_and_small_ways_in_and_out():
     teacher = build_model(architecture("tiny"), name="teacher", captioner=None)
     student = full_size_student(teacher)
-    assert student.decoder is not None
-    assert teacher.decoder is None
+    assert student.encoder is not None and student.decoder is not None
+    assert teacher.encoder is None and teacher.decoder is None
     assert choose(student.card, "one-step").steps == 1
     assert not student.card.guidance_range.outside(teacher.card.guidance)
     weights = dict(student.unet.named_parameters())

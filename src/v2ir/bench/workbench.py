@@ -20,6 +20,7 @@ from v2ir.model import Model, architecture, build_model, load_model
 from v2ir.model.card import SpeedChoice
 from v2ir.model.folding import add_guidance_embedding
 from v2ir.model.small_decoder import SmallDecoder
+from v2ir.model.small_encoder import SmallEncoder
 from v2ir.records import Progress, no_progress
 from v2ir.sampling import Annotators, TranslateSettings, Translator
 from v2ir.sampling.jobs import Job
@@ -237,19 +238,23 @@ def full_size_model() -> Model:
 
 
 def full_size_student(model: Model) -> Model:
-    """Return what the recipes `distil` and `tiny-decoder` make of a full-size model.
+    """Return what `distil`, `tiny-encoder` and `tiny-decoder` make of a full-size model.
 
-    Guidance is folded into the network, and a small decoder makes the picture. What is not
-    theirs are the teacher's own weights, not copies of them.
+    Guidance is folded into the network, a small encoder takes the visible image and the map
+    in, and a small decoder makes the picture. What is not theirs are the teacher's own
+    weights, not copies of them.
     """
     told = {"guidance_range": load_recipe("distil").stages[-1].guidance_range}
-    decoder = load_recipe("tiny-decoder").stages[0]
+    way_in, way_out = (load_recipe(name).stages[0] for name in ("tiny-encoder", "tiny-decoder"))
     lcm = {steps: SpeedChoice(solver="lcm", steps=steps) for steps in (4, 1)}
-    small = SmallDecoder(model.card.channels, decoder.decoder_widths, decoder.decoder_blocks)
+    channels = model.card.channels
+    encoder = SmallEncoder(channels, way_in.encoder_widths, way_in.encoder_blocks)
+    decoder = SmallDecoder(channels, way_out.decoder_widths, way_out.decoder_blocks)
     student = dataclasses.replace(
         model,
         unet=add_guidance_embedding(model.unet),
-        decoder=small.to(model.device).eval().requires_grad_(False),
+        encoder=encoder.to(model.device).eval().requires_grad_(False),
+        decoder=decoder.to(model.device).eval().requires_grad_(False),
         card=model.card.model_copy(update={**told, "speeds": {"fast": lcm[4], "one-step": lcm[1]}}),
     )
     given = dict(model.unet.named_parameters())

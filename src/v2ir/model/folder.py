@@ -124,6 +124,9 @@ def _check_fit(model: Model) -> None:
     if model.decoder is not None:
         facts["small decoder"] = (model.decoder.config["latents"], card.channels)
         facts["small decoder's factor"] = (model.decoder.factor, card.factor)
+    if model.encoder is not None:
+        facts["small encoder"] = (model.encoder.config["latents"], card.channels)
+        facts["small encoder's factor"] = (model.encoder.factor, card.factor)
     for what, (got, wanted) in facts.items():
         if got != wanted:
             raise ModelError(

@@ -10,6 +10,7 @@ from v2ir.model.detail_decoder import DetailDecoder
 from v2ir.model.image_encoder import ImageEncoder
 from v2ir.model.own_network import OwnNetwork
 from v2ir.model.small_decoder import SmallDecoder
+from v2ir.model.small_encoder import SmallEncoder
 
 _CLASSES = {
     "unet": ("diffusers", "UNet2DConditionModel"),
@@ -22,6 +23,7 @@ OWN_PARTS: dict[str, Any] = {"image_encoder": ImageEncoder, "detail_decoder": De
 OWN_NETWORKS: dict[str, type[OwnNetwork]] = {
     "decomposition": DecompositionNetwork,
     "decoder": SmallDecoder,
+    "encoder": SmallEncoder,
 }
 """Networks of ours that save themselves, in the same way."""
 

@@ -48,6 +48,8 @@ class Model:
         decomposition: `DecompositionNetwork` where a stage trained one: it judges pictures
             in training and takes no part in making them.
         decoder: `SmallDecoder` that makes the pictures in the autoencoder's place, if any.
+        encoder: `SmallEncoder` that encodes visible images and maps in the autoencoder's
+            place, if any; infrared images, and latents kept for training, stay the latter's.
     """
 
     card: ModelCard
@@ -61,6 +63,7 @@ class Model:
     hash: str = ""
     decomposition: Any = None
     decoder: Any = None
+    encoder: Any = None
 
     def __post_init__(self) -> None:
         self._last_factor = 1.0
@@ -153,7 +156,7 @@ class Model:
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Encode condition images, (N, 3, H, W) in [-1, 1], to latents (N, c, H/f, W/f)."""
-        return self.scale_condition(encode_mode(self.autoencoder, images.to(self.device)))
+        return self.scale_condition(self._told_latents(images.to(self.device)))
 
     @torch.no_grad()
     def encode_visible(self, images: Tensor) -> Tensor:
@@ -163,13 +166,25 @@ class Model:
             Latents, followed by d features where the model has an image encoder,
             (N, c + d, H/f, W/f).
         """
-        return self.scale_condition(self.visible_latents(images))
+        images = images.to(self.device)
+        return self.scale_condition(self._with_features(self._told_latents(images), images))
 
     @torch.no_grad()
     def visible_latents(self, images: Tensor) -> Tensor:
-        """Return what `encode_visible` scales."""
+        """Return what `encode_visible` scales, always by the autoencoder itself.
+
+        These are kept for training, under the name of the autoencoder's weights.
+        """
         images = images.to(self.device)
-        latents = encode_mode(self.autoencoder, images)
+        return self._with_features(encode_mode(self.autoencoder, images), images)
+
+    def _told_latents(self, images: Tensor) -> Tensor:
+        """Encode what a translation is told, by the small encoder where there is one."""
+        if self.encoder is not None:
+            return self.encoder(images.float())
+        return encode_mode(self.autoencoder, images)
+
+    def _with_features(self, latents: Tensor, images: Tensor) -> Tensor:
         if self.image_encoder is None:
             return latents
         return torch.cat([latents, self.image_encoder(images).to(latents)], dim=1)

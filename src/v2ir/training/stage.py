@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic.functional_serializers import SerializerFunctionWrapHandler
 
 from v2ir.model.card import GuidanceRange
 from v2ir.model.conditions import CONDITION_NAMES, ConditionName
 
-Part = Literal["autoencoder", "unet", "text_encoder", "decoder", "decomposition", "detail_decoder"]
+Part = Literal[
+    "autoencoder", "unet", "text_encoder", "decoder", "encoder", "decomposition", "detail_decoder"
+]
 
 THERMAL_OBJECTIVES = ("denoising", "end_to_end")
 """Objectives that take a thermal loss: those that train the denoiser."""
 SMALL_HOT_OBJECTIVES = ("reconstruction", "infrared_autoencoder")
 """Objectives that take the error of small hot targets: those that train an autoencoder."""
+ENCODER_FIELDS = ("encoder_widths", "encoder_blocks")
+"""Fields of `Stage` that only an `encoder_distillation` has a use for."""
 
 
 class Stage(BaseModel):
@@ -92,6 +97,9 @@ class Stage(BaseModel):
         decoder_widths: Channels of a small decoder at each size, from the latent's to the
             picture's, for the objective `decoder_distillation`.
         decoder_blocks: Residual blocks at each of these sizes.
+        encoder_widths: Channels of a small encoder at each size, from the picture's to the
+            latent's, for the objective `encoder_distillation`.
+        encoder_blocks: Residual blocks at each of these sizes.
         drop: Probability of dropping each of the seven non-empty subsets of the
             conditions. Source: DiffV2IR's released code (0.02).
         drop_style: Probability of hiding the style.
@@ -160,6 +168,8 @@ class Stage(BaseModel):
     teacher_steps: int | None = Field(default=None, ge=1)
     decoder_widths: tuple[int, ...] = (64, 64, 64, 64)
     decoder_blocks: tuple[int, ...] = (3, 3, 3, 1)
+    encoder_widths: tuple[int, ...] = (64, 64, 64, 64)
+    encoder_blocks: tuple[int, ...] = (1, 3, 3, 3)
     drop: float = Field(default=0.02, ge=0.0, le=1.0 / 7)
     drop_style: float = Field(default=0.05, ge=0.0, le=1.0)
     average_decay: float = 0.9999
@@ -187,6 +197,19 @@ class Stage(BaseModel):
         if self.hot_small > 0 and self.objective not in SMALL_HOT_OBJECTIVES:
             raise ValueError(f"hot_small is for {', '.join(SMALL_HOT_OBJECTIVES)}; drop it here")
         return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_encoder(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write a small encoder's sizes where they matter.
+
+        Runs and studies are told apart by what their stages say: those begun before these
+        fields were there go on.
+        """
+        values: dict[str, Any] = handler(self)
+        if self.objective == "encoder_distillation":
+            return values
+        given = {f for f in ENCODER_FIELDS if getattr(self, f) != Stage.model_fields[f].default}
+        return {k: v for k, v in values.items() if k not in ENCODER_FIELDS or k in given}
 
 
 class Recipe(BaseModel):

@@ -9,6 +9,7 @@ from v2ir.training.objectives.decoder_distillation import DecoderDistillation
 from v2ir.training.objectives.decomposition import Decomposing
 from v2ir.training.objectives.denoising import Denoising
 from v2ir.training.objectives.detail import Detail
+from v2ir.training.objectives.encoder_distillation import EncoderDistillation
 from v2ir.training.objectives.end_to_end import EndToEnd
 from v2ir.training.objectives.guidance_distillation import GuidanceDistillation
 from v2ir.training.objectives.infrared_autoencoder import InfraredAutoencoder
@@ -31,14 +32,28 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "consistency": Consistency,
     "one_step": OneStep,
     "decoder_distillation": DecoderDistillation,
+    "encoder_distillation": EncoderDistillation,
 }
 """Rows for `Stage.objective`."""
 FOR_AUTOENCODERS = frozenset(
-    {"reconstruction", "infrared_autoencoder", "decomposition", "decoder_distillation"}
+    {
+        "reconstruction",
+        "infrared_autoencoder",
+        "decomposition",
+        "decoder_distillation",
+        "encoder_distillation",
+    }
 )
 """The objectives that train no denoiser: nothing can be sampled after them."""
 FROM_A_MODEL = frozenset(
-    {"guidance_distillation", "consistency", "one_step", "decoder_distillation", "detail"}
+    {
+        "guidance_distillation",
+        "consistency",
+        "one_step",
+        "decoder_distillation",
+        "encoder_distillation",
+        "detail",
+    }
 )
 """The objectives whose stage starts from a trained model: it is the teacher."""
 

@@ -16,7 +16,9 @@ from v2ir.training.recipes.distillation import (
     mini_distil,
     mini_one_step,
     mini_tiny_decoder,
+    mini_tiny_encoder,
     tiny_decoder,
+    tiny_encoder,
 )
 from v2ir.training.recipes.parts import INFRARED_PROMPT
 from v2ir.training.recipes.text import ir_autoencoder, txt2ir, txt2ir_mini
@@ -56,7 +58,15 @@ _BASELINES = (
     instruct_pix2pix(mini()),
     instruct_pix2pix(tiny(), "-tiny"),
 )
-_DISTILLATION = (distil(), mini_distil(), mini_one_step(), tiny_decoder(), mini_tiny_decoder())
+_DISTILLATION = (
+    distil(),
+    mini_distil(),
+    mini_one_step(),
+    tiny_decoder(),
+    mini_tiny_decoder(),
+    tiny_encoder(),
+    mini_tiny_encoder(),
+)
 RECIPES: dict[str, Recipe] = {
     **{r.name: r for r in (*_TRANSLATION, *_TEXT, *_BASELINES, *_DISTILLATION)},
     "diffv2ir": diffv2ir(256),

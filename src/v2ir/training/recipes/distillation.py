@@ -1,4 +1,4 @@
-"""Distillation: fewer evaluations, fewer steps, a smaller decoder. All start `--from` a model."""
+"""Distillation: fewer evaluations and steps, small ways in and out. All start `--from` a model."""
 
 from __future__ import annotations
 
@@ -102,7 +102,41 @@ def mini_tiny_decoder() -> Recipe:
                 conditions=(), trains=("decoder",), crop=128, scales=(1.0, 3.0), batch_size=8,
                 steps=1_000, decay_steps=1_000, learning_rate=1e-3, warmup_steps=50,
                 average_decay=0.99, balance=0.5, weight_decay=0.0,
-                decoder_widths=(48, 32, 24, 16), decoder_blocks=(2, 2, 1, 1),
+                decoder_widths=(24, 24, 24, 24), decoder_blocks=(2, 2, 1, 0),
+            ),
+        ),
+    )  # fmt: skip
+
+
+def tiny_encoder() -> Recipe:
+    """Return a small encoder of visible images and maps to Stable Diffusion's latents."""
+    return Recipe(
+        name="tiny-encoder",
+        architecture="sd15",
+        stages=(
+            Stage(
+                name="encoder", objective="encoder_distillation",
+                conditions=("visible", "segmentation"), trains=("encoder",), crop=256,
+                scales=(1.0, 2.0), batch_size=16, steps=20_000, decay_steps=20_000,
+                learning_rate=5e-4, warmup_steps=100, average_decay=0.999, balance=0.5,
+                weight_decay=0.0, checkpoint_every=500,
+            ),
+        ),
+    )  # fmt: skip
+
+
+def mini_tiny_encoder() -> Recipe:
+    """Return a small encoder to the bundled model's latents."""
+    return Recipe(
+        name="mini-tiny-encoder",
+        architecture="mini",
+        stages=(
+            Stage(
+                name="encoder", objective="encoder_distillation",
+                conditions=("visible", "segmentation"), trains=("encoder",), crop=128,
+                scales=(1.0, 3.0), batch_size=8, steps=1_000, decay_steps=1_000,
+                learning_rate=1e-3, warmup_steps=50, average_decay=0.99, balance=0.5,
+                weight_decay=0.0, encoder_widths=(8, 16, 32, 64), encoder_blocks=(0, 1, 2, 2),
             ),
         ),
     )  # fmt: skip
