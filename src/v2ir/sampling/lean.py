@@ -104,7 +104,7 @@ def lean_autoencoder(autoencoder: Any) -> Any:
 
     Weights that stay as they are are shared with the given one.
     """
-    lean = _copy_beside(autoencoder)
+    lean = copy_beside(autoencoder)
     decoder = getattr(lean, "decoder", None)
     if decoder is None:
         return lean
@@ -123,7 +123,7 @@ def lean_autoencoder(autoencoder: Any) -> Any:
     return lean
 
 
-def _copy_beside(network: Any) -> Any:
+def copy_beside(network: Any) -> Any:
     """Return a copy of a network that has the same weights, not copies of them."""
     # Deep copies of parameters would double the memory of a large model.
     return copy.deepcopy(network, {id(weight): weight for weight in network.parameters()})
@@ -144,7 +144,7 @@ def lean(model: Model) -> Model:
         return model
     encoder = model.image_encoder
     if encoder is not None:
-        encoder = _copy_beside(encoder)
+        encoder = copy_beside(encoder)
         _channels_last(encoder)
     detail = model.detail_decoder
     if detail is not None:

@@ -14,6 +14,7 @@ from v2ir.model.card import ModelCard
 from v2ir.sampling.guidance import GuidedDenoiser
 from v2ir.sampling.lean import lean
 from v2ir.sampling.network import KeepingDenoiser
+from v2ir.sampling.packed import with_packed_denoiser
 from v2ir.sampling.solvers import SOLVERS
 from v2ir.sampling.speeds import (
     PRECISIONS,
@@ -109,7 +110,7 @@ class Plan:
             UnknownNameError: If there is no such number format.
         """
         model = in_precision(model, self.precision)
-        return lean(model) if self.speed.lean else model
+        return with_packed_denoiser(lean(model)) if self.speed.lean else model
 
     def denoiser(self, model: Model, windows: Windows) -> WindowedDenoiser:
         """Return a fresh denoiser for one call of `solve`.
