@@ -241,6 +241,9 @@ def test_every_channels_mean_and_deviation_are_measured(data, start):
     seen = []
     made.prepare(scenes, lambda done, total: seen.append((done, total)))
     assert seen == [(place, 6) for place in range(1, 7)]
+    many, _ = objective_of(data, load_model(start), conditions=("visible",))
+    many.prepare(scenes[:1] * 65, lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (33, 33)  # every second one of 65, so that they are 64 at most
     latents, _ = latents_of(made.model, data)
     channels = latents.transpose(0, 1).flatten(1).double()
     torch.testing.assert_close(made.encoder.mean.flatten(), channels.mean(1).float())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -24,6 +25,7 @@ from v2ir.training.variants import Variant
 CHANCES = {"visible": 0.7, "segmentation": 0.3}
 """How often a scene teaches by each of its images: photographs are the harder ones."""
 MEASURED_SCENES = 64
+"""At most so many scenes tell a process the moments of the latents."""
 SMALLEST_DEVIATION = 1e-6
 
 
@@ -110,7 +112,7 @@ class EncoderDistillation:
 
     def _latents(self, scenes: Sequence[TrainingScene], progress: Progress) -> Iterator[Tensor]:
         """Yield the autoencoder's latents (1, c, h, w) of some scenes' images."""
-        chosen = scenes[:: max(1, len(scenes) // MEASURED_SCENES)]
+        chosen = scenes[:: max(1, math.ceil(len(scenes) / MEASURED_SCENES))]
         view = Variant(self.stage.crop, False, self.model.card.factor)
         for done, item in enumerate(chosen, 1):
             for part in self._parts_of(item):
