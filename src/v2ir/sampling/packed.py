@@ -54,8 +54,8 @@ _LAYOUTS: weakref.WeakValueDictionary[tuple[object, ...], _Layout] = weakref.Wea
 
 
 def _bits(weight: Tensor) -> int:
-    """Return a sum over a weight's bits, which tells whether it has changed."""
-    return int(weight.view(torch.int32).sum(dtype=torch.int64))
+    """Return a sum over a weight's bits, modulo 2^32, which tells whether it has changed."""
+    return int(weight.view(torch.int32).sum(dtype=torch.int32))
 
 
 class _Packed(nn.Module):
@@ -63,13 +63,13 @@ class _Packed(nn.Module):
 
     weight: Tensor
     _layout: _Layout | None = None
-    _state: tuple[int, ...] = ()
+    _state: tuple[Any, ...] = ()
 
-    def _geometry(self) -> tuple[Any, ...]:
-        """Return what the layout depends on beside the weight."""
+    def _geometry(self, values: Tensor) -> tuple[Any, ...]:
+        """Return what the layout depends on beside the weight; never the size of a batch."""
         raise NotImplementedError
 
-    def _reorder(self, weight: Tensor) -> Tensor:
+    def _reorder(self, weight: Tensor, *geometry: Any) -> Tensor:
         raise NotImplementedError
 
     def _share(self, layer: nn.Module) -> None:
@@ -88,17 +88,18 @@ class _Packed(nn.Module):
         formats = {(each.device, each.dtype) for each in (values, weight)}
         if torch.is_grad_enabled() or formats != {known} or weight.is_inference():
             return None
-        state = (id(weight), weight.data_ptr(), weight._version)
+        geometry = self._geometry(values)
+        state = (id(weight), weight.data_ptr(), weight._version, *geometry)
         if self._layout is None or self._state != state:
-            self._layout, self._state = self._laid_out(weight.detach()), state
+            self._layout, self._state = self._laid_out(weight.detach(), geometry), state
         return self._layout.packed
 
-    def _laid_out(self, values: Tensor) -> _Layout:
+    def _laid_out(self, weight: Tensor, geometry: tuple[Any, ...]) -> _Layout:
         # Merged adapters change weights behind the count of changes, so the bits are looked at.
-        key = (id(self.weight), _bits(values), *self._geometry())
+        key = (id(self.weight), _bits(weight), *geometry)
         layout = _LAYOUTS.get(key)
         if layout is None:
-            layout = _LAYOUTS[key] = _Layout(self.weight, self._reorder(values))
+            layout = _LAYOUTS[key] = _Layout(self.weight, self._reorder(weight, *geometry))
         return layout
 
     def __getstate__(self) -> dict[str, Any]:
@@ -126,11 +127,17 @@ class PackedConvolution(_Packed, nn.Conv2d):
         made._share(layer)
         return made
 
-    def _geometry(self) -> tuple[Any, ...]:
+    @property
+    def _how(self) -> tuple[Any, ...]:
         return (self.padding, self.stride, self.dilation, self.groups)
 
-    def _reorder(self, weight: Tensor) -> Tensor:
-        made: Tensor = _kernels()._reorder_convolution_weight(weight, *self._geometry(), None)
+    def _geometry(self, values: Tensor) -> tuple[Any, ...]:
+        # A layout for another size is fast for most layers and forty times too slow for some.
+        return (*self._how, tuple(values.shape[-2:]))
+
+    def _reorder(self, weight: Tensor, *geometry: Any) -> Tensor:
+        size = [1, self.in_channels, *geometry[-1]]
+        made: Tensor = _kernels()._reorder_convolution_weight(weight, *self._how, size)
         return made
 
     def forward(self, input: Tensor) -> Tensor:
@@ -138,7 +145,7 @@ class PackedConvolution(_Packed, nn.Conv2d):
         weight = self._weight_for(input)
         if weight is None:
             return super().forward(input)
-        how = (*self._geometry(), "none", [], "")
+        how = (*self._how, "none", [], "")
         made: Tensor = _kernels()._convolution_pointwise(input, weight, self.bias, *how)
         return made
 
@@ -154,10 +161,10 @@ class PackedLinear(_Packed, nn.Linear):
         made._share(layer)
         return made
 
-    def _geometry(self) -> tuple[Any, ...]:
+    def _geometry(self, values: Tensor) -> tuple[Any, ...]:
         return ()
 
-    def _reorder(self, weight: Tensor) -> Tensor:
+    def _reorder(self, weight: Tensor, *geometry: Any) -> Tensor:
         made: Tensor = _kernels()._reorder_linear_weight(weight, None)
         return made
 
@@ -194,7 +201,7 @@ def _answers(public: Callable[[Tensor, Tensor], Tensor], values: Tensor, weight:
     try:
         if weight.dim() == 4:
             how = ([0, 0], [1, 1], [1, 1], 1)
-            packed = kernels._reorder_convolution_weight(weight, *how, None)
+            packed = kernels._reorder_convolution_weight(weight, *how, list(values.shape))
             made = kernels._convolution_pointwise(values, packed, None, *how, "none", [], "")
         else:
             packed = kernels._reorder_linear_weight(weight, None)
