@@ -405,3 +405,16 @@ def test_the_operators_are_tried_before_they_are_used(mini, monkeypatch):
     monkeypatch.setattr(room, "_kernels", lambda: types.SimpleNamespace(**good))
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert not kernels_are_here()
+
+
+@torch.no_grad()
+def test_a_layout_is_for_a_size_and_not_for_a_batch():
+    plain = torch.nn.Conv2d(144, 144, 3, padding=1)
+    layer = PackedConvolution.of(plain)
+    layouts = []
+    for number, side in ((1, 6), (2, 6), (1, 12), (2, 6)):
+        values = torch.randn(number, 144, side, side)
+        torch.testing.assert_close(layer(values), plain(values), rtol=1e-4, atol=1e-5)
+        layouts.append(layer._layout)
+    assert layouts[0] is layouts[1]
+    assert layouts[2] is not layouts[1]
