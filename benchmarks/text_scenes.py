@@ -9,8 +9,9 @@ of the same cameras, the scenes' photographs in grey, and each camera's mean gre
 to the middle square and resized to the model's size, so that only the pictures differ.
 
 Then KINDS of prompts that differ in one thing are asked for, `--number` pictures each. A picture
-meets its prompt if, on the feature network, it is nearest to the mean of the real training images
-whose captions say the same. Real training images, each left out of its own mean, say how well the
+meets its prompt if it is nearest to the mean of the real training images whose captions say the
+same: as pictures of 16 px, which show where it is bright, and on the feature network, which sees
+detail. Real training images, each left out of its own mean, say how well the
 question can be answered at all, and one over the number of kinds is chance.
 """
 # ruff: noqa: T201
@@ -40,6 +41,7 @@ KINDS = {
     "rows of solar panels": "rows of solar panels seen from above on a cloudy day with grass",
 }
 """How captions of a kind begin, and the prompt that asks for it."""
+SMALL = 16
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 
@@ -133,26 +135,34 @@ def meet(
     for kind, prompt in KINDS.items():
         found = [item for item in trains if item.captions and item.captions[0].startswith(kind)]
         chosen = [found[place] for place in np.random.default_rng(0).permutation(len(found))[:64]]
-        real[kind] = network.features([infrared(item, sampler.width) for item in chosen])
-        images = [picture(sampler, prompt, k) for k in range(number)]
-        made[kind] = network.features(images)
-        for k, image in enumerate(images if pictures else ()):
+        real[kind] = [infrared(item, sampler.width) for item in chosen]
+        made[kind] = [picture(sampler, prompt, k) for k in range(number)]
+        for k, image in enumerate(made[kind] if pictures else ()):
             write_infrared(pictures / f"{kind.replace(' ', '-')}-{k}.png", image)
-    kinds = list(KINDS)
-    means = np.stack([real[kind].mean(axis=0) for kind in kinds])
-    print("| asked for | met | nearest to | real images of the kind |")
-    print("|---|---:|---|---:|")
-    shares = []
-    for place, kind in enumerate(kinds):
-        nearest = np.argmin(((made[kind][:, None] - means) ** 2).sum(axis=2), axis=1)
+    for name, describe in {f"{SMALL} px": small, network.name: network.features}.items():
+        rows = {kind: (describe(made[kind]), describe(real[kind])) for kind in KINDS}
+        print(f"| by {name}: asked for | met | nearest to | real images of the kind |")
+        print("|---|---:|---|---:|")
+        print_met(rows)
+
+
+def small(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the grey values of small versions of square images."""
+    return np.stack([square(image, SMALL).ravel() for image in images])
+
+
+def print_met(rows: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Print how many of the made rows, the first of each kind, are nearest to their kind's mean."""
+    kinds, shares = list(rows), []
+    means = np.stack([real.mean(axis=0) for _, real in rows.values()])
+    for place, (kind, (made, real)) in enumerate(rows.items()):
+        nearest = np.argmin(((made[:, None] - means) ** 2).sum(axis=2), axis=1)
         shares.append(np.mean(nearest == place))
         others = ", ".join(
             f"{kinds[k]} {np.sum(nearest == k)}" for k in range(len(kinds)) if (nearest == k).any()
         )
-        print(
-            f"| {kind} | {shares[-1]:.2f} | {others} | {left_out(real[kind], means, place):.2f} |"
-        )
-    print(f"\nmet in all: {np.mean(shares):.2f}; chance: {1 / len(kinds):.2f}")
+        print(f"| {kind} | {shares[-1]:.2f} | {others} | {left_out(real, means, place):.2f} |")
+    print(f"\nmet in all: {np.mean(shares):.2f}; chance: {1 / len(kinds):.2f}\n")
 
 
 def left_out(rows: np.ndarray, means: np.ndarray, place: int) -> float:
@@ -173,6 +183,7 @@ def main() -> None:
     parser.add_argument("--features", default="efficientnet-lite0")
     parser.add_argument("--number", type=int, default=24)
     parser.add_argument("--limit", type=int, help="test scenes, evenly spread")
+    parser.add_argument("--only-prompts", action="store_true", help="leave out the distances")
     parser.add_argument("--solver")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--guidance", type=float)
@@ -193,9 +204,11 @@ def main() -> None:
         f"{options.model}: {sampler.solver}, {sampler.steps} steps, "
         f"guidance {sampler.guidance.text}, {sampler.width} px\n"
     )
-    compare(sampler, network, tests, trains)
+    if not options.only_prompts:
+        compare(sampler, network, tests, trains)
     print()
-    meet(sampler, network, trains, options.number, options.pictures)
+    if options.number:
+        meet(sampler, network, trains, options.number, options.pictures)
 
 
 if __name__ == "__main__":

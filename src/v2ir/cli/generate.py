@@ -28,7 +28,7 @@ def command(
         None, metavar="FILE|-", help="Texts, one a line, or .jsonl; `-` reads standard input."
     ),
     number: int = typer.Option(1, "--number", "-n", help="Pictures of each prompt."),
-    model: str = typer.Option("mini", help="Bundled model, model folder, or hub name."),
+    model: str = typer.Option("txt2ir-mini", help="Bundled model, model folder, or hub name."),
     style: str | None = typer.Option(
         None, help="Camera to imitate (see `v2ir models MODEL`), or `none`."
     ),

@@ -98,8 +98,8 @@ def txt2ir_mini() -> Recipe:
             ),
         ),
         card={
-            **_TEXT_CARD, "resolution": 192, "multiple": 32, "solver": "ddim", "steps": 25,
-            "guidance": {"text": 3.0},
+            **_TEXT_CARD, "resolution": 192, "multiple": 32, "solver": "dpmpp", "steps": 12,
+            "guidance": {"text": 2.0},
         },
     )  # fmt: skip
 

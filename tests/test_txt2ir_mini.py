@@ -1,0 +1,58 @@
+"""The bundled model of scenes from text does what its prompts say."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+from v2ir.model import bundled_models, find_model, load_model
+from v2ir.sampling import GenerateSettings, TextSampler
+from v2ir.sampling.prompts import Prompt
+
+pytestmark = pytest.mark.skipif(
+    "txt2ir-mini" not in bundled_models(), reason="the model is not in the package"
+)
+NIGHT = "a street at night with a few lamps and a building"
+ABOVE = "a street seen from above"
+PANELS = "rows of solar panels seen from above on a cloudy day with grass"
+DISTANT = "a distant view"
+
+
+@functools.cache
+def sampler() -> TextSampler:
+    settings = GenerateSettings(width=192, height=192, solver="dpmpp", steps=8)
+    return TextSampler(load_model("txt2ir-mini"), settings)
+
+
+@functools.cache
+def pictures(prompt: str) -> np.ndarray:
+    """Return three pictures of a prompt, 3xHxW in [0, 1]."""
+    return np.stack(sampler().run([(Prompt(prompt), number) for number in range(3)]))
+
+
+def test_a_street_at_night_is_dark_and_one_from_above_is_not():
+    night, above = (pictures(prompt).mean(axis=(1, 2)) for prompt in (NIGHT, ABOVE))
+    assert night.max() < 0.25 < 0.4 < above.min()
+
+
+def test_panels_have_edges_that_a_street_from_above_has_not():
+    panels, above = (pictures(prompt).std(axis=(1, 2)) for prompt in (PANELS, ABOVE))
+    assert panels.min() > 1.5 * above.max()
+
+
+def test_a_distant_view_has_a_cold_sky():
+    views = pictures(DISTANT)
+    sky, ground = views[:, :64].mean(axis=(1, 2)), views[:, -64:].mean(axis=(1, 2))
+    assert (ground - sky).min() > 0.1
+
+
+def test_one_prompt_makes_different_pictures():
+    first, second, third = pictures(DISTANT)
+    assert min(np.abs(first - second).mean(), np.abs(second - third).mean()) > 0.02
+
+
+def test_both_models_fit_beside_each_other():
+    files = [path for name in bundled_models() for path in find_model(name).rglob("*")]
+    assert sum(path.stat().st_size for path in files if path.is_file()) < 38e6
