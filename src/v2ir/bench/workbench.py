@@ -157,8 +157,9 @@ class Workbench:
     def clear(self, out: Path) -> None:
         """Forget earlier results and kept embeddings."""
         shutil.rmtree(out, ignore_errors=True)
-        for model in (self.model, self.student):
-            model.forget_prompts()
+        # What was not needed so far has nothing to forget; a full-size student takes gigabytes.
+        for name in {"model", "student"} & vars(self).keys():
+            getattr(self, name).forget_prompts()
 
     def translator(self, **settings: Any) -> Translator:
         """Return a translator at the bench's size; of the student at a speed that is learned."""

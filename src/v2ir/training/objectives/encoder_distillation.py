@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from v2ir.data import random_resized_crop
 from v2ir.errors import ModelError
 from v2ir.images import to_tensor
 from v2ir.model import Model
@@ -17,7 +16,7 @@ from v2ir.model.networks import encode_mode
 from v2ir.model.small_encoder import SmallEncoder
 from v2ir.records import Progress
 from v2ir.training.cache import Caches
-from v2ir.training.objectives.objective import Draw, part_hash, read_part
+from v2ir.training.objectives.objective import Draw, part_hash, random_crop, read_part
 from v2ir.training.scenes import TrainingScene
 from v2ir.training.stage import Stage
 from v2ir.training.variants import Variant
@@ -71,14 +70,7 @@ class EncoderDistillation:
         parts = self._parts_of(item)
         chances = [CHANCES.get(part, 1.0) for part in parts]
         part = parts[draw.generator.choice(len(parts), p=[c / sum(chances) for c in chances])]
-        (view,) = random_resized_crop(
-            [read_part(item, part)],
-            self.stage.crop,
-            scales=self.stage.scales,
-            flip=0.5,
-            generator=draw.generator,
-        )
-        return to_tensor(view)
+        return random_crop(item, part, self.stage, draw)
 
     def _parts_of(self, item: TrainingScene) -> list[str]:
         """Return the images of a scene to learn from; a scene without any gives its infrared."""

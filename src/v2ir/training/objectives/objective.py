@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from v2ir.images import read_infrared, read_map, read_visible, to_uint8
+from v2ir.data import random_resized_crop
+from v2ir.images import read_infrared, read_map, read_visible, to_tensor, to_uint8
 from v2ir.model import Model
 from v2ir.records import Progress
 from v2ir.training.scenes import TrainingScene
+from v2ir.training.stage import Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,3 +81,18 @@ def part_hash(item: TrainingScene, part: str) -> str | None:
     if part == "segmentation":
         return item.segmentation_hash
     return item.scene.visible_hash if part == "visible" else item.scene.infrared_hash
+
+
+def random_crop(item: TrainingScene, part: str, stage: Stage, draw: Draw) -> Tensor:
+    """Return a random crop of one of a scene's images, (3, crop, crop) in [-1, 1].
+
+    Resized within the stage's scales, and mirrored every second time.
+    """
+    (view,) = random_resized_crop(
+        [read_part(item, part)],
+        stage.crop,
+        scales=stage.scales,
+        flip=0.5,
+        generator=draw.generator,
+    )
+    return to_tensor(view)

@@ -8,13 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from v2ir.data import random_resized_crop
 from v2ir.images import to_tensor
 from v2ir.model import Model
 from v2ir.model.networks import encode_mode, match_channels
 from v2ir.records import Progress
 from v2ir.training.cache import Caches
-from v2ir.training.objectives.objective import Draw, part_hash, read_part
+from v2ir.training.objectives.objective import Draw, part_hash, random_crop, read_part
 from v2ir.training.objectives.pixels import edge_l1, small_hot_error
 from v2ir.training.scenes import TrainingScene
 from v2ir.training.stage import Stage
@@ -53,14 +52,7 @@ class Reconstruction:
         part = self.PARTS[draw.generator.choice(len(self.PARTS), p=self.CHANCES)]
         if part_hash(item, part) is None:
             part = "infrared"
-        (view,) = random_resized_crop(
-            [read_part(item, part)],
-            self.stage.crop,
-            scales=self.stage.scales,
-            flip=0.5,
-            generator=draw.generator,
-        )
-        return to_tensor(view)
+        return random_crop(item, part, self.stage, draw)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Return the reconstruction loss of a batch."""
