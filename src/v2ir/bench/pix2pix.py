@@ -22,6 +22,7 @@ from v2ir.model import Architecture, Guidance, Model, architecture, build_model,
 from v2ir.model.card import SpeedChoice
 from v2ir.records import Progress
 from v2ir.sampling import TranslateSettings, Translator
+from v2ir.sampling.speeds import Precision
 from v2ir.sampling.translator import Prepared
 
 CAPTION = "a street with houses and people"
@@ -133,7 +134,14 @@ class Contest:
         return [picture.mean(axis=2) for picture in made.images]
 
 
-def contest(folder: Path, steps: int, size: int, batch: int, device: str = "cpu") -> Contest:
+def contest(
+    folder: Path,
+    steps: int,
+    size: int,
+    batch: int,
+    device: str = "cpu",
+    precision: Precision | None = None,
+) -> Contest:
     """Load a model folder on both sides.
 
     Args:
@@ -142,10 +150,16 @@ def contest(folder: Path, steps: int, size: int, batch: int, device: str = "cpu"
         size: Side of the pictures in pixels.
         batch: Pictures together.
         device: Where both compute.
+        precision: Number format of our network; theirs is float32.
     """
     model: Model = load_model(folder, device)
     settings = TranslateSettings(
-        speed="exact", steps=steps, resolution=size, batch_size=batch, guidance=SCALES
+        speed="exact",
+        steps=steps,
+        resolution=size,
+        batch_size=batch,
+        guidance=SCALES,
+        precision=precision,
     )
     pipeline = load_pipeline(folder, model.scheduler.config, device)
     return Contest(Translator(model, settings), pipeline, model.card.prompt(CAPTION), steps)
@@ -160,33 +174,42 @@ def measure_pix2pix(bench: Workbench, progress: Progress) -> tuple[Section, ...]
     batches = settings.batch_sizes or BATCH_SIZES
     folder = bench.folder / "visible-only"
     save_pipeline_model(folder, pipeline_architecture(full_size))
-    sides = contest(folder, steps, settings.size, max(batches), settings.device)
-    tasks = []
+    sides = {
+        precision or "float32": contest(
+            folder, steps, settings.size, max(batches), settings.device, precision
+        )
+        for precision in settings.precisions or (None,)
+    }
+    rows, tasks = [], []
     for batch in batches:
         pictures = [draw_street(seed, settings.size, settings.size)[0] for seed in range(batch)]
-        for name, run in (("ours", sides.ours), ("diffusers", sides.theirs)):
-            title = f"instruct-pix2pix/{kind}, {steps} steps, {name}, batch {batch}"
-            tasks.append(_task(title, run, pictures))
+        title = f"instruct-pix2pix/{kind}, {steps} steps, {{}}, batch {batch}"
+        other = next(iter(sides.values()))
+        theirs = _task(title.format("diffusers"), other.theirs, pictures)
+        for precision, side in sides.items():
+            name = "ours" + (f" in {precision}" if settings.precisions else "")
+            rows.append((precision, _task(title.format(name), side.ours, pictures), theirs))
+            tasks.append(rows[-1][1])
+        tasks.append(theirs)
     bench.compare(tasks, progress)
-    pairs = list(zip(tasks[::2], tasks[1::2], strict=True))
-    rows = tuple(_row(bench, *pair) for pair in pairs)
     what = "Stable Diffusion 1.5's size" if full_size else "a small model"
     section = Section(
         "instruct-pix2pix",
         f"{what}, random weights, {settings.size} px, {steps} steps, {settings.device}",
         (
             "batch",
+            "format",
             "runs",
             "diffusers s/image",
             "v2ir s/image",
             "ratio",
             "CPU ratio",
         ),
-        rows,
+        tuple(_row(bench, *row) for row in rows),
         (
             "StableDiffusionInstructPix2PixPipeline and v2ir at the speed exact: same folder of "
             f"weights, {steps} ancestral Euler steps, text 7.5, image 1.5, three evaluations a "
-            "step, float32, pictures in memory.",
+            "step, pictures in memory; the pipeline in float32, v2ir as the row says.",
         ),
     )
     return (section,)
@@ -196,10 +219,11 @@ def _task(title: str, run: Any, pictures: Sequence[np.ndarray]) -> Task:
     return Task(title, lambda: run(pictures), len(pictures), warm_up=lambda: run(pictures[:1]))
 
 
-def _row(bench: Workbench, ours: Task, theirs: Task) -> tuple[Cell, ...]:
+def _row(bench: Workbench, precision: str, ours: Task, theirs: Task) -> tuple[Cell, ...]:
     mine, other = bench.journal.samples(ours.name), bench.journal.samples(theirs.name)
     return (
         ours.images,
+        precision,
         len(mine),
         median_seconds(other),
         median_seconds(mine),

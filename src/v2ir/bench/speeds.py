@@ -16,12 +16,14 @@ from v2ir.bench.workbench import FULL_SIZE, BenchSettings, Workbench
 from v2ir.model import Conditions
 from v2ir.records import Progress
 from v2ir.sampling import GuidedDenoiser, Translator, solve
+from v2ir.sampling.speeds import Precision
 
 MEGABYTE = 2**20
 # The published sampler, which the reference is and `exact` computes for less.
 LONG = frozenset({"exact", "reference"})
 COLUMNS = (
     "speed",
+    "format",
     "batch",
     "steps",
     "evaluations",
@@ -44,6 +46,7 @@ class Row:
         tasks: One task, or two with n and 2 n steps.
         steps: Steps of the procedure.
         evaluations: Network evaluations an image.
+        precision: Number format of the network.
         batch: Batch size, or None for the speed's own.
     """
 
@@ -51,6 +54,7 @@ class Row:
     tasks: tuple[Task, ...]
     steps: int
     evaluations: int
+    precision: Precision
     batch: int | None = None
 
 
@@ -61,8 +65,10 @@ def measure_speeds(bench: Workbench, progress: Progress) -> tuple[Section, ...]:
         InputError: If the model cannot do a speed, or does not take the three conditions.
     """
     rows = [_reference_row(bench)]
-    for batch in bench.settings.batch_sizes or (None,):
-        rows += [_row(bench, name, batch) for name in bench.settings.speeds]
+    settings = bench.settings
+    for batch in settings.batch_sizes or (None,):
+        for precision in settings.precisions or (None,):
+            rows += [_row(bench, name, batch, precision) for name in settings.speeds]
     bench.compare([task for row in rows for task in row.tasks], progress)
     return (_section(bench, rows),)
 
@@ -70,7 +76,7 @@ def measure_speeds(bench: Workbench, progress: Progress) -> tuple[Section, ...]:
 def _reference_row(bench: Workbench) -> Row:
     limit = bench.settings.reference_steps
     tasks = tuple(_published(bench, steps) for steps in _steps_to_run(STEPS, limit))
-    return Row("reference", tasks, STEPS, 4 * STEPS, batch=1)
+    return Row("reference", tasks, STEPS, 4 * STEPS, "float32", batch=1)
 
 
 def most_images(settings: BenchSettings) -> int:
@@ -107,10 +113,10 @@ def _published(bench: Workbench, steps: int) -> Task:
     )
 
 
-def _row(bench: Workbench, name: str, batch: int | None) -> Row:
+def _row(bench: Workbench, name: str, batch: int | None, precision: Precision | None) -> Row:
     """Return the line of a speed; the long ones at the published guidance scales."""
     settings, long = bench.settings, name in LONG
-    changes: dict[str, Any] = {"speed": name, "batch_size": batch}
+    changes: dict[str, Any] = {"speed": name, "batch_size": batch, "precision": precision}
     if long:
         # A model's own scales may let all but one evaluation cancel, which would flatter.
         changes["guidance"] = GUIDANCE
@@ -119,13 +125,14 @@ def _row(bench: Workbench, name: str, batch: int | None) -> Row:
     evaluations = count_evaluations(translator)
     images = max(size, min(most_images(settings), 400 // evaluations))
     title = f"speeds/{name}" + (f", batch {batch}" if batch else "")
+    title += f", {precision}" if precision else ""
     tasks = tuple(
         bench.translation(f"{title}, {few} steps", images, **changes, steps=few)
         if long
         else bench.translation(title, images, **changes)
         for few in _steps_to_run(steps, settings.reference_steps if long else None)
     )
-    return Row(name, tasks, steps, evaluations, size)
+    return Row(name, tasks, steps, evaluations, translator.plan.precision, size)
 
 
 class _Silent:
@@ -222,6 +229,7 @@ def _cells(bench: Workbench, row: Row, reference_row: Row) -> tuple[Cell, ...]:
     peaks = [sample.peak for sample in samples if sample.peak is not None]
     return (
         row.speed,
+        row.precision,
         row.batch,
         row.steps,
         row.evaluations,

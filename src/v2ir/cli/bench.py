@@ -35,6 +35,9 @@ def command(
         metavar="NAMES",
         help="Speeds, such as exact,one-step; without, all. --scaling takes the last.",
     ),
+    precision: str | None = typer.Option(
+        None, metavar="NAMES", help="Number formats to compare, such as float32,int8."
+    ),
     repeats: int = typer.Option(3, help="Rounds of measurement; everything takes turns."),
     minutes: float = typer.Option(
         4.0, help="Start no further round that would end later than this, in each part."
@@ -89,6 +92,7 @@ def command(
         images=images,
         batch_sizes=_numbers(batch, "--batch"),
         speeds=tuple(speed.split(",")) if speed else DEFAULT_SPEEDS,
+        precisions=tuple(precision.split(",")) if precision else (),  # type: ignore[arg-type]
         repeats=repeats,
         reference_steps=reference_steps,
         workers=_numbers(workers, "--workers"),

@@ -45,7 +45,7 @@ def command(
     ),
     reuse: int | None = typer.Option(None, help="Compute inner features at every n-th step."),
     precision: str | None = typer.Option(
-        None, help="Number format of the network: float32, bfloat16, float16 or auto."
+        None, help="Number format of the network: float32, bfloat16, float16, int8 or auto."
     ),
     batch_size: int | None = typer.Option(
         None, help="Images computed together; 1 on a CPU, 8 elsewhere."

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -127,6 +128,26 @@ def copy_beside(network: Any) -> Any:
     """Return a copy of a network that has the same weights, not copies of them."""
     # Deep copies of parameters would double the memory of a large model.
     return copy.deepcopy(network, {id(weight): weight for weight in network.parameters()})
+
+
+def with_layers(
+    network: Any, change: Callable[[nn.Module], nn.Module | None], *, but: tuple[str, ...] = ()
+) -> Any:
+    """Return a copy that shares its weights, with other layers where there are some.
+
+    Args:
+        network: It is not changed.
+        change: Takes a layer, gives what goes in its place, or None to keep it.
+        but: The network's own layers of these names stay.
+    """
+    made = copy_beside(network)
+    kept = [getattr(made, name, None) for name in but]
+    for parent in list(made.modules()):
+        for name, layer in list(parent.named_children()):
+            other = None if any(layer is each for each in kept) else change(layer)
+            if other is not None:
+                setattr(parent, name, other)
+    return made
 
 
 def _channels_last(part: nn.Module) -> None:

@@ -12,6 +12,7 @@ from v2ir.errors import InputError, UnknownNameError
 from v2ir.model import Guidance, Model
 from v2ir.model.card import ModelCard
 from v2ir.sampling.guidance import GuidedDenoiser
+from v2ir.sampling.int8 import with_int8_denoiser
 from v2ir.sampling.lean import lean
 from v2ir.sampling.network import KeepingDenoiser
 from v2ir.sampling.packed import with_packed_denoiser
@@ -119,13 +120,14 @@ class Plan:
             model: The model, in the plan's precision.
             windows: The largest piece that its network is given at once.
         """
-        half = model.dtype in (torch.bfloat16, torch.float16)
+        half = model.dtype in (torch.bfloat16, torch.float16) and model.device.type == "cuda"
+        last = half or self.precision == "int8"  # what the kernels of both want
         wanted = self.speed.channels_last
         network = KeepingDenoiser(
             model.denoiser,
             keeping=self.speed.keeping,
             reuse=self.reuse,
-            channels_last=half and model.device.type == "cuda" if wanted is None else wanted,
+            channels_last=last if wanted is None else wanted,
         )
         guided = GuidedDenoiser(
             network,
@@ -164,12 +166,13 @@ def in_precision(model: Model, precision: Precision) -> Model:
 
     Raises:
         UnknownNameError: If there is no such format.
+        InputError: If the device does not compute in it.
     """
-    dtype = find_precision(precision, model.device)
-    if dtype == model.dtype or (dtype, model.dtype) == (torch.float32, torch.float64):
-        return model
-    network = torch.nn.Module.to(copy.deepcopy(model.unet), dtype)
-    return dataclasses.replace(model, unet=network)
+    dtype, whole = find_precision(precision, model.device), precision == "int8"
+    if dtype != model.dtype and (whole or (dtype, model.dtype) != (torch.float32, torch.float64)):
+        network = torch.nn.Module.to(copy.deepcopy(model.unet), dtype)
+        model = dataclasses.replace(model, unet=network)
+    return with_int8_denoiser(model) if whole else model
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -11,8 +11,8 @@ from v2ir.model.card import Guidance, ModelCard, SpeedChoice
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["float32", "bfloat16", "float16", "auto"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "float16", "auto")
+Precision = Literal["float32", "bfloat16", "float16", "int8", "auto"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "float16", "int8", "auto")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Speed:
         batch_size: Images that run through the network together; None is 1 on a CPU and
             8 elsewhere.
         channels_last: Whether images lie in memory with the channels last; None is so on
-            a CUDA device with half precision.
+            a CUDA device with half precision, and for integers.
         lean: Whether the parts around the denoiser are computed in their lean form; see
             `v2ir.sampling.lean`.
     """
@@ -162,7 +162,7 @@ def guidance_of(choice: SpeedChoice) -> Guidance:
 
 
 def find_precision(wanted: Precision, device: torch.device) -> torch.dtype:
-    """Return the number format that is meant on a device.
+    """Return the number format that is meant on a device; beside integers it is float32.
 
     `auto` decides by what the processor states, not by a measurement, so that the same
     machine always makes the same picture.
@@ -179,6 +179,7 @@ def find_precision(wanted: Precision, device: torch.device) -> torch.dtype:
             "float32": torch.float32,
             "bfloat16": torch.bfloat16,
             "float16": torch.float16,
+            "int8": torch.float32,
         }[wanted]
     if device.type == "cuda":
         quick = torch.cuda.is_bf16_supported(including_emulation=False)

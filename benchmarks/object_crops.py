@@ -1,0 +1,214 @@
+"""A data set for learning what words do: infrared scenes, and crops around their objects.
+
+    python benchmarks/object_crops.py DATA DETECTOR OUT [--crops 3] [--least-score 0.3]
+        [--say hit_uav="a street seen from above" ...]
+    v2ir index OUT && v2ir annotate OUT --captions OUT/captions-in.jsonl
+
+DATA is an indexed and annotated data set; DETECTOR is what `v2ir evaluate --detector` takes. OUT
+gets `ir/` (the training scenes as they are, and crops of them as PNG), `scenes.csv` and captions. A person who is
+eight pixels high teaches a small model nothing, and a caption of the whole street is
+hardly about them; in a crop both are of a size to learn from. Objects are looked for in
+the visible and in the infrared image, whole and in overlapping quarters. Each crop is captioned with
+what it shows, in several wordings: "a street at night, two people and a car", "a street at night
+with two pedestrians and a parked car", "two people and a car".
+"""
+# ruff: noqa: T201
+
+from __future__ import annotations
+
+import argparse
+import collections
+import csv
+import dataclasses
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+from object_captions import NAMED, counted
+from PIL import Image
+
+from v2ir.data import load_scenes
+from v2ir.evaluation.boxes import Box, BoxSource, overlaps
+from v2ir.evaluation.detectors import load_box_source
+from v2ir.training.objectives.objective import part_hash, read_part
+from v2ir.training.scenes import TrainingScene, training_scenes
+
+OTHER_WORDS = {"person": "pedestrian", "car": "parked car"}
+LEAST_HEIGHT = 14
+"""Objects below this many pixels are not cropped to."""
+LEAST_SIDE = 72
+"""No crop is smaller."""
+LEAST_WARMTH = 5.0
+"""Grey levels by which a person is brighter than the surroundings."""
+SPAN = (0.3, 0.75)
+"""An object's height as a share of its crop's side."""
+
+
+def listed(counts: dict[str, int], words: dict[str, str]) -> str:
+    """Return "two people and a car" of counts, each label by its word or its name."""
+    parts = [counted(words.get(label, label), counts[label]) for label in NAMED if counts[label]]
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts)
+
+
+def wordings(place: str, counts: dict[str, int]) -> list[str]:
+    """Return the captions of a picture of this place with these objects."""
+    if not sum(counts.values()):
+        return [place, f"{place}, no people and no cars", f"{place} without people"]
+    plain, other = listed(counts, {}), listed(counts, OTHER_WORDS)
+    return [f"{place}, {plain}", f"{place} with {plain}", f"{place} with {other}", plain]
+
+
+def tiles(height: int, width: int) -> list[tuple[int, int, int, int]]:
+    """Return the whole picture and four quarters that overlap, as (top, left, height, width)."""
+    high, wide = int(height * 0.6), int(width * 0.6)
+    corners = [(top, left) for top in (0, height - high) for left in (0, width - wide)]
+    return [(0, 0, height, width), *((*corner, high, wide) for corner in corners)]
+
+
+def objects(item: TrainingScene, source: BoxSource, least: float) -> list[Box]:
+    """Return the objects that either image shows, each once."""
+    found: list[Box] = []
+    for part in ("visible", "infrared"):
+        if part_hash(item, part) is None:
+            continue
+        image = read_part(item, part)
+        for top, left, high, wide in tiles(*image.shape[:2]):
+            tile = np.ascontiguousarray(image[top : top + high, left : left + wide])
+            for box in source.boxes(item.scene.name, tile):
+                if box.score >= least and box.label in NAMED:
+                    found.append(moved(box, left, top))
+    kept: list[Box] = []
+    for box in sorted(found, key=lambda each: -each.score):
+        if not kept or overlaps([box], kept).max() < 0.45:
+            kept.append(box)
+    infrared = read_part(item, "infrared")
+    return [box for box in kept if box.label != "person" or warmer(infrared, box)]
+
+
+def warmer(infrared: np.ndarray, box: Box) -> bool:
+    """Whether an object is brighter than what is around it; shadows are found as people, too."""
+    wide, high = box.right - box.left, box.bottom - box.top
+    top, left = max(0, int(box.top - 0.4 * high)), max(0, int(box.left - 0.8 * wide))
+    bottom, right = int(box.bottom + 0.4 * high) + 1, int(box.right + 0.8 * wide) + 1
+    patch = infrared[top:bottom, left:right].astype(np.float64)
+    y, x = int(box.top) - top, int(box.left) - left
+    inner = np.zeros(patch.shape, dtype=bool)
+    inner[y + int(0.1 * high) : y + int(0.9 * high), x + int(0.2 * wide) : x + int(0.8 * wide)] = 1
+    if not inner.any() or inner.all():
+        return False
+    return bool(patch[inner].mean() > patch[~inner].mean() + LEAST_WARMTH)
+
+
+def moved(box: Box, left: float, top: float) -> Box:
+    """Return a box of a tile as one of the picture."""
+    return dataclasses.replace(
+        box,
+        left=box.left + left,
+        right=box.right + left,
+        top=box.top + top,
+        bottom=box.bottom + top,
+    )
+
+
+def around(box: Box, height: int, width: int, chance: random.Random) -> tuple[int, int, int] | None:
+    """Return (top, left, side) of a crop with the box inside, or None if there is none."""
+    size = max(box.bottom - box.top, 0.6 * (box.right - box.left))
+    side = int(min(max(size / chance.uniform(*SPAN), LEAST_SIDE), height, width))
+    low = (max(0, int(box.bottom) - side + 1), max(0, int(box.right) - side + 1))
+    high = (min(int(box.top), height - side), min(int(box.left), width - side))
+    if low[0] > high[0] or low[1] > high[1]:
+        return None
+    return chance.randint(low[0], high[0]), chance.randint(low[1], high[1]), side
+
+
+def inside(boxes: list[Box], top: int, left: int, side: int) -> dict[str, int] | None:
+    """Return how many objects of each label a crop shows, or None if one is cut in two."""
+    counts = dict.fromkeys(NAMED, 0)
+    for box in boxes:
+        wide = min(box.right, left + side) - max(box.left, left)
+        high = min(box.bottom, top + side) - max(box.top, top)
+        seen = max(wide, 0) * max(high, 0) / ((box.right - box.left) * (box.bottom - box.top))
+        if 0.2 < seen < 0.6:
+            return None
+        counts[box.label] += seen >= 0.6
+    return counts
+
+
+def crops(
+    boxes: list[Box], height: int, width: int, number: int, chance: random.Random
+) -> list[tuple[tuple[int, int, int], dict[str, int]]]:
+    """Return up to so many crops around objects, and one without any, with what they show."""
+    tall = [box for box in boxes if box.bottom - box.top >= LEAST_HEIGHT]
+    made = []
+    for _ in range(6 * number if tall else 0):
+        place = around(chance.choice(tall), height, width, chance)
+        counts = place and inside(boxes, *place)
+        if place and counts and len(made) < number:
+            made.append((place, counts))
+    for _ in range(6):
+        side = chance.randint(min(height, width) // 3, min(height, width) // 2)
+        place = (chance.randint(0, height - side), chance.randint(0, width - side), side)
+        counts = inside(boxes, *place)
+        if counts is not None and not sum(counts.values()):
+            return [*made, (place, counts)]
+    return made
+
+
+def main() -> None:
+    """Write the data set."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("detector")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--crops", type=int, default=3)
+    parser.add_argument("--least-score", type=float, default=0.3)
+    parser.add_argument("--say", nargs="*", default=[], metavar="STYLE=CAPTION")
+    options = parser.parse_args()
+    said = dict(text.split("=", 1) for text in options.say)
+    every = {scene.name: scene for scene in load_scenes(options.data)}
+    source = load_box_source(
+        options.detector, {name: (s.width, s.height) for name, s in every.items()}.get
+    )
+    folder = options.out / "ir"
+    folder.mkdir(parents=True, exist_ok=True)
+    total: collections.Counter[str] = collections.Counter()
+    with (
+        (options.out / "captions-in.jsonl").open("w") as stream,
+        (options.out / "scenes.csv").open("w", newline="") as lines,
+    ):
+        table = csv.writer(lines)
+        table.writerow(["name", "group", "split", "style"])
+        for item in training_scenes(options.data, "train"):
+            scene, chance = item.scene, random.Random(item.scene.name)
+            assert scene.infrared is not None
+            path = options.data / scene.infrared
+            shutil.copyfile(path, folder / path.name)
+            own = item.captions[0] if item.captions else said.get(scene.style or "")
+            whole = own or "an infrared image"
+            place = whole.split(" with ")[0].split(",")[0]
+            image = read_part(item, "infrared")
+            boxes = objects(item, source, options.least_score)
+            counts = collections.Counter(box.label for box in boxes)
+            # What a detector of photographs misses in an infrared image may well be there.
+            sure = bool(boxes) or scene.visible is not None
+            captions = [whole, place, *(wordings(place, counts) if sure else [])]
+            rows = [{"name": scene.name, "captions": captions}]
+            cut = crops(boxes, *image.shape[:2], options.crops, chance) if sure else []
+            for number, ((top, left, side), shown) in enumerate(cut):
+                name = f"{scene.name}-crop{number}"
+                pixels = np.ascontiguousarray(image[top : top + side, left : left + side])
+                Image.fromarray(pixels).save(folder / f"{name}.png")
+                rows.append({"name": name, "captions": wordings(place, shown)})
+                total.update(label for label in NAMED if shown[label])
+                total["none"] += not sum(shown.values())
+            for row in rows:
+                stream.write(json.dumps(row) + "\n")
+                table.writerow([row["name"], scene.group, "train", scene.style])
+            total["scenes"] += 1
+    print(dict(total))
+
+
+if __name__ == "__main__":
+    main()
