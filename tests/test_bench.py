@@ -417,6 +417,19 @@ def test_the_speeds_table_is_of_its_samples(bench):
     assert any(note.startswith("SCALED") for note in section.notes)
 
 
+def test_each_number_format_has_a_line_of_its_own(tiny, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(Workbench, "compare", lambda self, tasks, *_: given.extend(tasks))
+    settings = BenchSettings(speeds=("exact",), size=64, precisions=("float32", "bfloat16"))
+    bench = Workbench(settings, Journal(None, {}, {}), Meter(Clock()), tmp_path, tiny)
+    (section,) = PARTS["speeds"](bench, lambda *_: None)
+    rows = [(row["speed"], row["format"]) for row in section.to_json()["rows"]]
+    assert rows == [("reference", "float32"), ("exact", "float32"), ("exact", "bfloat16")]
+    assert len({task.name for task in given}) == 3
+    with pytest.raises(UnknownNameError, match="int8"):
+        BenchSettings(precisions=("int9",))
+
+
 def test_the_least_times_go_before_a_disturbed_round(bench):
     (before,) = PARTS["speeds"](bench, lambda *_: None)
     ratio = before.to_json()["rows"][1]["least CPU"]
