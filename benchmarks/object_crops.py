@@ -5,12 +5,12 @@
     v2ir index OUT && v2ir annotate OUT --captions OUT/captions-in.jsonl
 
 DATA is an indexed and annotated data set; DETECTOR is what `v2ir evaluate --detector` takes. OUT
-gets `ir/` (the training scenes as they are, and crops of them as PNG), `scenes.csv` and captions. A person who is
-eight pixels high teaches a small model nothing, and a caption of the whole street is
-hardly about them; in a crop both are of a size to learn from. Objects are looked for in
-the visible and in the infrared image, whole and in overlapping quarters. Each crop is captioned with
-what it shows, in several wordings: "a street at night, two people and a car", "a street at night
-with two pedestrians and a parked car", "two people and a car".
+gets `ir/` (the training scenes as they are, and crops of them as PNG), `scenes.csv` and captions.
+A person who is eight pixels high teaches a small model nothing, and the caption of a street is
+hardly about them; in a crop both are of a size to learn from. Objects are looked for in the
+visible and in the infrared image, whole and in overlapping quarters. A crop's captions say what it
+shows in several wordings: "a street at night, two people and a car", "a street at night with two
+pedestrians and a parked car", "two people and a car".
 """
 # ruff: noqa: T201
 
@@ -76,9 +76,11 @@ def objects(item: TrainingScene, source: BoxSource, least: float) -> list[Box]:
         image = read_part(item, part)
         for top, left, high, wide in tiles(*image.shape[:2]):
             tile = np.ascontiguousarray(image[top : top + high, left : left + wide])
-            for box in source.boxes(item.scene.name, tile):
-                if box.score >= least and box.label in NAMED:
-                    found.append(moved(box, left, top))
+            found += [
+                moved(box, left, top)
+                for box in source.boxes(item.scene.name, tile)
+                if box.score >= least and box.label in NAMED
+            ]
     kept: list[Box] = []
     for box in sorted(found, key=lambda each: -each.score):
         if not kept or overlaps([box], kept).max() < 0.45:

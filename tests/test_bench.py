@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from v2ir.bench.machine import machine_facts, peak_memory, reset_peak
 from v2ir.bench.pictures import draw_street, write_photographs
 from v2ir.bench.pix2pix import contest, pipeline_architecture, save_pipeline_model
 from v2ir.bench.reference import GUIDANCE, PublishedProcedure, combine
+from v2ir.bench.scaling import time_workers
 from v2ir.bench.speeds import count_evaluations, most_images
 from v2ir.bench.stages import STAGES, StageClock
 from v2ir.bench.timing import (
@@ -554,3 +556,13 @@ def test_wrong_use_is_refused(wrong, tmp_path):
 )
 def test_cells_are_short(cell, text):
     assert show(cell) == text
+
+
+def test_workers_translate_their_shares_and_their_starts_are_not_counted(tiny_folder, tmp_path):
+    settings = BenchSettings(model=str(tiny_folder), size=64, sizes=(64,))
+    bench = Workbench(settings, Journal(None, {}, {}), Meter(Clock()), tmp_path / "work")
+    jobs = bench.jobs(3, tmp_path / "out")
+    began = time.perf_counter()
+    seconds = time_workers(bench, "one-step", 2, jobs)
+    assert 0 < seconds < time.perf_counter() - began
+    assert all(job.output.is_file() for job in jobs)
