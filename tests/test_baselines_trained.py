@@ -28,7 +28,7 @@ from v2ir.training.objectives.objective import read_part
 from v2ir.training.objectives.pix2pix import deceiving_loss, judging_loss
 from v2ir.training.recipes.budget import images_a_step, num_images, with_images
 
-BASELINES = ("regression-tiny", "pix2pix-tiny", "instruct-pix2pix-tiny")
+BASELINES = ("regression-tiny", "pix2pix-tiny", "instruct-pix2pix-tiny", "pid-tiny")
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_latents_are_refused_where_pixels_are_needed(data):
 @pytest.mark.parametrize("size", ["", "-tiny"])
 def test_baselines_have_the_budget_and_the_loader_of_the_base(size):
     base = RECIPES["tiny" if size else "mini"]
-    for name in ("regression", "pix2pix", "instruct-pix2pix"):
+    for name in ("regression", "pix2pix", "instruct-pix2pix", "pid"):
         recipe = RECIPES[f"{name}{size}"]
         batch = max(images_a_step(stage) for stage in recipe.stages)
         assert abs(num_images(recipe) - num_images(base)) <= batch

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from v2ir.errors import InputError, UnknownNameError
 from v2ir.files import read_json
 from v2ir.training.recipes.ablations import ablations
-from v2ir.training.recipes.baselines import instruct_pix2pix, pix2pix, regression
+from v2ir.training.recipes.baselines import instruct_pix2pix, pid, pix2pix, regression
 from v2ir.training.recipes.distillation import (
     distil,
     mini_distil,
@@ -50,6 +50,9 @@ _TEXT = (
     ir_autoencoder("ir-autoencoder", "txt2ir", 128),
     ir_autoencoder("ir-autoencoder-f8", "txt2ir-f8", 64),
 )
+_TINY_DECOMPOSITION: dict[str, Any] = {
+    "steps": 6, "decay_steps": 0, "batch_size": 2, "crop": 32, "checkpoint_every": 2,
+}  # fmt: skip
 _BASELINES = (
     regression(mini(), "pixels-mini"),
     regression(tiny(), "pixels-tiny", "-tiny"),
@@ -57,6 +60,8 @@ _BASELINES = (
     pix2pix(tiny(), "pixels-tiny", "-tiny"),
     instruct_pix2pix(mini()),
     instruct_pix2pix(tiny(), "-tiny"),
+    pid(mini()),
+    pid(tiny(), "-tiny", **_TINY_DECOMPOSITION),
 )
 _DISTILLATION = (
     distil(),
@@ -77,7 +82,7 @@ RECIPES: dict[str, Recipe] = {
     **thermal_losses(diffv2ir(256), crop=256),
     **thermal_losses(txt2ir(), crop=256),
     **thermal_losses(txt2ir_mini()),
-    **thermal_losses(tiny(), steps=6, decay_steps=0, batch_size=2, crop=32, checkpoint_every=2),
+    **thermal_losses(tiny(), **_TINY_DECOMPOSITION),
 }
 """`diffv2ir` is `diffv2ir-256`, as published; rows of the paper's Table 3 by their names, and
 rows of the thermal losses as NAME-thermal-LOSS (`mini`: a further training of the bundled

@@ -6,6 +6,7 @@ from typing import Any
 
 from v2ir.training.recipes.ablations import with_phases, without_conditions
 from v2ir.training.recipes.budget import num_images, with_images
+from v2ir.training.recipes.thermal import THERMAL_ROWS, decomposition_stage
 from v2ir.training.stage import Recipe
 
 _ONE_STEP: dict[str, Any] = {
@@ -62,4 +63,28 @@ def instruct_pix2pix(base: Recipe, suffix: str = "") -> Recipe:
     """
     made = without_conditions(with_phases(base, (2, 3)), {"segmentation"}, "map")
     made = made.model_copy(update={"name": f"instruct-pix2pix{suffix}"})
+    return with_images(made, num_images(base))
+
+
+def pid(base: Recipe, suffix: str = "", **decomposition: Any) -> Recipe:
+    """Return a denoiser after PID: told the visible image alone, with its loss of heat's parts.
+
+    The network is the base's, without map, caption and phase 1. A small network learns to take
+    infrared images apart first, and the loss on what it says of the pictures acts in the last
+    stage, where the camera's own look is learned. It learns from no pairs, so its images do
+    not count in the budget.
+    Source: Mao et al. 2024 (PID), with this project's form of the loss; docs/thermal-losses.md.
+
+    Args:
+        base: Recipe whose budget, loader and network the baseline shares.
+        suffix: Ending of the recipe's name.
+        **decomposition: Changes of the stage that trains that network.
+    """
+    bare = without_conditions(with_phases(base, (2, 3)), {"segmentation", "text"}, "understanding")
+    *before, last = bare.stages
+    phases = [stage for stage in before if stage.phase]
+    first = [stage for stage in before if not stage.phase]
+    loss = last.model_copy(update=THERMAL_ROWS["decomposition"])
+    stages = (*first, decomposition_stage(**decomposition), *phases, loss)
+    made = bare.model_copy(update={"name": f"pid{suffix}", "stages": stages})
     return with_images(made, num_images(base))
