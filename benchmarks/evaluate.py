@@ -97,7 +97,7 @@ def print_parts(rounds: int = 25) -> None:
             "SSIM and MS-SSIM": lambda: layered_scores(layers[0], layers[1:], 255.0),
             "pairs of levels": lambda: joint_counts(*images),
             "gradients of both": lambda: [mean_gradient(image) for image in images],
-            "hot regions": lambda: Facts(truth).hot_places,
+            "hot regions": lambda: Facts(truth).num_hot,
             "hot regions and what is around them": lambda: Facts(truth).true_contrast,
             "all scores": lambda: score([Grey(images[1])], t := Grey(images[0]), Facts(t)),
         }

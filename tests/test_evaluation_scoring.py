@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from v2ir.errors import InputError
 from v2ir.evaluation import MEASURES, METRICS
 from v2ir.evaluation.grey import Grey, gradient_magnitude, is_negative
-from v2ir.evaluation.infrared import Facts, box_sums, grown
+from v2ir.evaluation.infrared import Facts, above_square, grown
 from v2ir.evaluation.levels import joint_counts
 from v2ir.evaluation.scoring import score
 from v2ir.images import read_infrared_levels
@@ -156,7 +156,9 @@ def test_flat_areas_far_from_the_mean_keep_their_small_variances(value: int) -> 
     ("shape", "side"), [((9, 40), 9), ((37, 50), 3), ((64, 33), 17), ((300, 290), 259)]
 )
 @pytest.mark.parametrize("lowest", [0, 255])
-def test_sums_of_squares_are_exact(shape: tuple[int, int], side: int, lowest: int) -> None:
+def test_what_stands_out_of_its_square_is_exact(
+    shape: tuple[int, int], side: int, lowest: int
+) -> None:
     """The last is beyond 16 bits; white images reach the highest sum."""
     rng = np.random.default_rng(side)
     levels = rng.integers(lowest, 256, shape).astype(np.uint8)
@@ -166,7 +168,11 @@ def test_sums_of_squares_are_exact(shape: tuple[int, int], side: int, lowest: in
     expected = (running[side:, side:] - running[:-side, side:] - running[side:, :-side]) + running[
         :-side, :-side
     ]
-    np.testing.assert_array_equal(box_sums(levels, side), expected)
+    above = levels.astype(np.int64) * side * side - expected
+    for margin in {-1, 0, int(np.median(above)), int(above.max()) - 1}:
+        for threshold in (lowest - 1, 128):
+            found = above_square(levels, side, margin, threshold)
+            np.testing.assert_array_equal(found, (above > margin) & (levels > threshold))
 
 
 @pytest.mark.parametrize("radius", [1, 2, 5, 8, 40])

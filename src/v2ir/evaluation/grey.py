@@ -9,16 +9,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import weakref
-from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 
+from v2ir.evaluation.compiled import gradient_lengths, gradient_mean, sum_of_levels
 from v2ir.evaluation.levels import LEVELS, LevelTable, joint_counts
 from v2ir.evaluation.windows import Layer
 from v2ir.images import to_uint8
-
-_STRIP_PIXELS = 20_480
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,21 +142,17 @@ class Grey:
         for name in ("image", "edges", "edge_pattern"):
             self.__dict__.pop(name, None)
 
-    def mean_at(self, places: np.ndarray) -> float:
-        """Return the mean in [0, 1] of the pixels with these places in reading order."""
+    def mean_in(self, mask: np.ndarray) -> float:
+        """Return the mean in [0, 1] of the pixels where a mask is set; it is somewhere."""
         if self.is_exact:
-            return float(self.levels.ravel().take(places).mean(dtype=np.float64)) / 255.0
-        return float(self.image.ravel().take(places).mean(dtype=np.float64))
-
-    def flat_layer(self, *, with_negative: bool = False) -> Layer:
-        """Return the layer of a flat image, which needs no pixels."""
-        level = 255.0 * float(self.image.flat[0])
-        return Layer(np.zeros((0, 0), np.float32), level, 255.0 if with_negative else None)
+            total = sum_of_levels(self.levels, mask.view(np.uint8))
+            return float(total) / np.count_nonzero(mask) / 255.0
+        return float(self.image[mask].mean(dtype=np.float64))
 
     def layer(self, *, with_negative: bool = False) -> Layer:
         """Return the image in levels."""
-        values = self.levels if self.is_exact else (self.image * 255.0).astype(np.float32)
-        return Layer(values, negative=255.0 if with_negative else None)
+        values = self.levels if self.is_exact else self.image * 255.0
+        return Layer(values.astype(np.float32), 255.0 if with_negative else None)
 
 
 def is_negative(image: Grey, other: Grey) -> bool:
@@ -173,47 +167,13 @@ def is_negative(image: Grey, other: Grey) -> bool:
 def gradient_magnitude(values: np.ndarray, scale: float = 1.0) -> np.ndarray:
     """Return `scale` times the length of the gradient, HW float32; sides of at least 2 px.
 
-    Central differences inside and one-sided ones at the borders, as in `numpy.gradient`,
-    here in strips of rows that stay in the cache.
+    Central differences inside and one-sided ones at the borders, as in `numpy.gradient`.
     """
     found = np.empty(values.shape, np.float32)
-    for rows, lengths in _gradient_strips(values):
-        np.multiply(lengths, np.float32(scale / 2), out=found[rows])
+    gradient_lengths(values.astype(np.float32), np.float32(scale), found)
     return found
 
 
 def mean_gradient(values: np.ndarray, scale: float = 1.0) -> float:
     """Return the mean of `gradient_magnitude` without keeping it."""
-    ones = np.ones(values.shape[1], np.float32)
-    total = sum(sum(np.vecdot(lengths, ones).tolist()) for _, lengths in _gradient_strips(values))
-    return total * scale / 2 / values.size
-
-
-def _gradient_strips(values: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield rows and twice the length of their gradient; the memory is used again."""
-    height, width = values.shape
-    step = min(height, max(1, _STRIP_PIXELS // width))
-    # One more row on each side; outside the image the straight line goes on.
-    block = np.empty((step + 2, width), np.float32)
-    down, right = np.empty((2, step, width), np.float32)
-    for top in range(0, height, step):
-        end = min(top + step, height)
-        number = end - top
-        first, last = max(top - 1, 0), min(end + 1, height)
-        block[first - top + 1 : last - top + 1] = values[first:last]
-        if top == 0:
-            block[0] = 2 * block[1] - block[2]
-        if end == height:
-            block[number + 1] = 2 * block[number] - block[number - 1]
-        rows, across, lengths = block[1 : number + 1], right[:number], down[:number]
-        np.subtract(block[2 : number + 2], block[:number], out=lengths)
-        # Over the ends of the rows at once; the first and last column are set right after.
-        np.subtract(rows.ravel()[2:], rows.ravel()[:-2], out=across.ravel()[1:-1])
-        np.subtract(rows[:, 1], rows[:, 0], out=across[:, 0])
-        np.subtract(rows[:, -1], rows[:, -2], out=across[:, -1])
-        across[:, :: width - 1] *= 2
-        lengths *= lengths
-        across *= across
-        lengths += across
-        np.sqrt(lengths, out=lengths)
-        yield slice(top, end), lengths
+    return float(gradient_mean(values.astype(np.float32))) * scale

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from v2ir.evaluation.compiled import grow, stand_out, sum_of_gaps
 from v2ir.evaluation.grey import Grey
 from v2ir.evaluation.levels import LEVELS
 from v2ir.evaluation.metrics import Rule
@@ -22,7 +23,6 @@ from v2ir.evaluation.metrics import Rule
 LEAST_WARMER = 0.05
 LEAST_HOT_SHARE = 5e-4
 RING_PIXELS = 8
-_BLOCK_ROWS = 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,16 +51,14 @@ class Facts:
         return mask if np.count_nonzero(mask) >= LEAST_HOT_SHARE * mask.size else None
 
     @functools.cached_property
-    def hot_places(self) -> np.ndarray:
-        """Places of the hot pixels in reading order; empty where there are none to speak of."""
-        return np.flatnonzero(self.hot) if self.hot is not None else np.empty(0, np.intp)
+    def num_hot(self) -> int:
+        """Number of hot pixels; 0 where there are none to speak of."""
+        return 0 if self.hot is None else int(np.count_nonzero(self.hot))
 
     @functools.cached_property
-    def ring_places(self) -> np.ndarray:
-        """Places of what lies around the hot regions, up to 8 px away."""
-        if self.hot is None:
-            return np.empty(0, np.intp)
-        return np.flatnonzero(grown(self.hot, RING_PIXELS) & ~self.hot)
+    def ring(self) -> np.ndarray | None:
+        """Mask of what lies around the hot regions, up to 8 px away; None without them."""
+        return None if self.hot is None else grown(self.hot, RING_PIXELS) & ~self.hot
 
     @functools.cached_property
     def true_contrast(self) -> float:
@@ -87,15 +85,12 @@ def hot_regions(truth: Grey) -> np.ndarray:
     threshold alone takes the whole warm ground, the surroundings alone every grain.
     """
     side = max(3, min(truth.pixels.shape) // 2) | 1
+    threshold = otsu_threshold(truth.histogram)
     if truth.is_exact and side <= min(truth.pixels.shape):
         # In whole numbers nothing is rounded: level - sum / number > 0.05 * 255.
-        hot = np.multiply(truth.levels, side * side, dtype=_sum_type(side * side))
-        hot -= box_sums(truth.levels, side)
-        hot = hot > math.floor(255 * LEAST_WARMER * side * side)
-    else:
-        hot = truth.image > box_mean(truth.image, side) + LEAST_WARMER
-    hot &= truth.levels > otsu_threshold(truth.histogram)
-    return hot
+        return above_square(truth.levels, side, math.floor(255 * LEAST_WARMER * side**2), threshold)
+    above: np.ndarray = truth.image > box_mean(truth.image, side) + LEAST_WARMER
+    return above & (truth.levels > threshold)
 
 
 def otsu_threshold(histogram: np.ndarray) -> int:
@@ -126,83 +121,39 @@ def box_mean(values: np.ndarray, side: int) -> np.ndarray:
     return means
 
 
-def box_sums(levels: np.ndarray, side: int) -> np.ndarray:
-    """Return the exact sum of the square of odd `side` around each pixel; borders mirrored.
+def above_square(levels: np.ndarray, side: int, margin: int, threshold: int) -> np.ndarray:
+    """Return where `side`^2 times a level is more than `margin` above its square's sum, HW bool.
 
     Args:
         levels: HW uint8, both sides at least `side`.
-        side: Odd number of pixels.
+        side: Odd side of the square around a pixel; borders are mirrored.
+        margin: See above.
+        threshold: The level is to be above this, too.
     """
-    # Rows are added to rows in the order of the memory; so the image is laid on its side.
-    across = _window_sums(np.ascontiguousarray(levels.T), side, _sum_type(side))
-    return _window_sums(np.ascontiguousarray(across.T), side, _sum_type(side * side))
-
-
-def _sum_type(number: int) -> type[np.integer]:
-    """Return the smallest type that holds a sum of so many levels."""
-    types = (np.uint16, np.int32, np.int64)
-    return next(x for x in types if 255 * number <= np.iinfo(x).max)
-
-
-def _window_sums(values: np.ndarray, side: int, dtype: type[np.integer]) -> np.ndarray:
-    """Return the sum of `side` rows around each row; running sums may wrap around."""
-    length, radius = len(values), side // 2
-    below, end = _running_sums(values, dtype), length - radius
-    sums = np.empty(values.shape, dtype)
-    np.subtract(below[side:], below[:-side], out=sums[radius:end])
-    np.add(below[radius + 1 : side], below[radius:0:-1], out=sums[:radius])
-    np.add(below[length - side + 1 : end], below[length - 1 : end - 1 : -1], out=sums[end:])
-    np.subtract(below[-1] * dtype(2), sums[end:], out=sums[end:])
-    return sums
-
-
-def _running_sums(values: np.ndarray, dtype: type[np.integer]) -> np.ndarray:
-    """Return the sums of the first 0, 1, ... rows; in blocks, which is faster than `cumsum`."""
-    sums = np.empty((len(values) + 1, *values.shape[1:]), dtype)
-    sums[0], sums[1:] = 0, values
-    whole = len(values) // _BLOCK_ROWS * _BLOCK_ROWS
-    blocks = sums[1 : whole + 1].reshape(-1, _BLOCK_ROWS, *values.shape[1:])
-    for row in range(1, _BLOCK_ROWS):
-        blocks[:, row] += blocks[:, row - 1]
-    for place in range(1, len(blocks)):
-        blocks[place] += blocks[place - 1, -1]
-    for row in range(whole + 1, len(sums)):
-        sums[row] += sums[row - 1]
-    return sums
+    dtype = np.int32 if 255 * side**2 <= np.iinfo(np.int32).max else np.int64
+    sums = np.empty(levels.shape[1] + side, dtype)
+    found = np.empty(levels.shape, np.bool_)
+    stand_out(levels, side, margin, threshold, sums, found)
+    return found
 
 
 def grown(mask: np.ndarray, radius: int) -> np.ndarray:
     """Return where a square of `radius` pixels around the place meets the mask, HW bool."""
-    # Down the columns eight pixels at a time.
-    bits = np.packbits(mask, axis=1)
-    _grow(bits, radius)
-    found: np.ndarray = np.unpackbits(bits, axis=1, count=mask.shape[1]).view(np.bool_)
-    _grow(found.T, radius)
-    return found
-
-
-def _grow(found: np.ndarray, radius: int) -> None:
-    reach = 0
-    while reach < radius:
-        # What reaches this far on both sides may be moved by twice that and one pixel.
-        step = min(2 * reach + 1, radius - reach)
-        before = found.copy(order="K")
-        found[step:] |= before[:-step]
-        found[:-step] |= before[step:]
-        reach += step
+    found = np.empty(mask.shape, np.uint8)
+    grow(mask.view(np.uint8), radius, found)
+    return found.view(np.bool_)
 
 
 def hot_error(prediction: Grey, facts: Facts) -> float:
     """Return the mean absolute error inside the hot regions of the truth."""
-    number = len(facts.hot_places)
-    return _hot_sum(prediction, facts) / number if number else math.nan
+    return _hot_sum(prediction, facts) / facts.num_hot if facts.num_hot else math.nan
 
 
 def cold_error(prediction: Grey, facts: Facts) -> float:
     """Return the mean absolute error outside the hot regions of the truth."""
-    if facts.truth is None or not len(facts.hot_places):
+    if facts.truth is None or not facts.num_hot:
         return math.nan
-    number = facts.truth.pixels.size - len(facts.hot_places)
+    number = facts.truth.pixels.size - facts.num_hot
     if not number:
         return math.nan
     return (absolute_error(prediction, facts.truth) - _hot_sum(prediction, facts)) / number
@@ -212,22 +163,17 @@ def _hot_sum(prediction: Grey, facts: Facts) -> float:
     assert facts.truth is not None
     found = facts._hot_sums.get(prediction)
     if found is None:
-        found = _difference(prediction, facts.truth, facts.hot_places)
+        found = _difference(prediction, facts.truth, facts.hot)
         facts._hot_sums[prediction] = found
     return found
 
 
-def _at(pixels: np.ndarray, places: np.ndarray | None) -> np.ndarray:
-    return pixels if places is None else pixels.ravel().take(places)
-
-
-def _difference(image: Grey, other: Grey, places: np.ndarray | None = None) -> float:
-    """Return the sum of absolute differences at some places, or everywhere."""
-    if image.is_exact and other.is_exact:
-        first, second = (_at(x.levels, places).astype(np.int16) for x in (image, other))
-        return float(np.abs(first - second).sum(dtype=np.int64)) / 255.0
-    difference = _at(image.image, places) - _at(other.image, places)
-    return float(np.abs(difference).sum(dtype=np.float64))
+def _difference(image: Grey, other: Grey, mask: np.ndarray | None = None) -> float:
+    """Return the sum of absolute differences where a mask is set, or everywhere."""
+    if mask is not None and image.is_exact and other.is_exact:
+        return float(sum_of_gaps(image.levels, other.levels, mask.view(np.uint8))) / 255.0
+    difference = np.abs(image.image - other.image)
+    return float((difference if mask is None else difference[mask]).sum(dtype=np.float64))
 
 
 def absolute_error(image: Grey, other: Grey) -> float:
@@ -249,9 +195,9 @@ def hot_contrast(prediction: Grey, facts: Facts) -> float:
 
 def contrast_of(image: Grey, facts: Facts) -> float:
     """Return the mean of the hot regions minus that around them; NaN where there are none."""
-    if not len(facts.hot_places) or not len(facts.ring_places):
+    if facts.hot is None or facts.ring is None or not facts.ring.any():
         return math.nan
-    return image.mean_at(facts.hot_places) - image.mean_at(facts.ring_places)
+    return image.mean_in(facts.hot) - image.mean_in(facts.ring)
 
 
 def rank_correlation(prediction: Grey, facts: Facts) -> float:

@@ -8,15 +8,16 @@ import math
 
 import numpy as np
 
+from v2ir.evaluation.compiled import count_pairs, sum_of_pairs, sum_of_products
+
 LEVELS = 256
 
 
 def joint_counts(levels: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return how many pixels have each pair of levels, 256x256; both HW uint8."""
-    pairs = levels.astype(np.uint16)
-    pairs <<= 8
-    pairs |= others
-    return np.bincount(pairs.ravel(), minlength=LEVELS * LEVELS).reshape(LEVELS, LEVELS)
+    counts = np.zeros((LEVELS, LEVELS), np.int32)
+    count_pairs(levels.ravel(), others.ravel(), counts)
+    return counts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,12 +38,12 @@ class LevelTable:
     @functools.cached_property
     def rows(self) -> np.ndarray:
         """How many pixels of the first image have each level."""
-        return self.weights.sum(1)
+        return self.counts.sum(1, dtype=np.float64)
 
     @functools.cached_property
     def columns(self) -> np.ndarray:
         """How many pixels of the second image have each level."""
-        return self.weights.sum(0)
+        return self.counts.sum(0, dtype=np.float64)
 
     @functools.cached_property
     def absolute_error(self) -> float:
@@ -52,11 +53,11 @@ class LevelTable:
     @functools.cached_property
     def squared_error(self) -> float:
         """Sum of squared differences over all pixels, in levels."""
-        return self.total(_GAPS * _GAPS)
+        return self.total(_SQUARES)
 
     def total(self, table: np.ndarray) -> float:
         """Return the sum over all pixels of what a 256x256 table has for their pair."""
-        return float(np.vecdot(self.weights, table).sum())
+        return float(sum_of_pairs(self.counts, table))
 
     def correlation(self, values: np.ndarray, others: np.ndarray) -> float:
         """Return Pearson's correlation where levels stand for `values` and for `others`.
@@ -69,7 +70,7 @@ class LevelTable:
         spread = float(np.square(values) @ self.rows) * float(np.square(others) @ self.columns)
         if spread <= 1e-9:
             return math.nan
-        return float(values @ np.vecdot(self.weights, others)) / math.sqrt(spread)
+        return float(sum_of_products(self.counts, values, others)) / math.sqrt(spread)
 
     def rank_correlation(self) -> float:
         """Return Spearman's correlation; equal levels take their mean rank."""
@@ -77,6 +78,7 @@ class LevelTable:
 
 
 _GAPS = np.abs(np.arange(LEVELS, dtype=np.float64)[:, None] - np.arange(LEVELS))
+_SQUARES = _GAPS * _GAPS
 
 
 def _mid_ranks(counts: np.ndarray) -> np.ndarray:

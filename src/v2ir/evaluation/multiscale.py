@@ -71,9 +71,8 @@ def layered_scores(
     for layer in judged:
         layers = _pyramid(layer) if has_scales else [layer]
         scales = [
-            # Of the scales between only the contrast term counts.
-            similarity(truth, layer, data_range, only_contrast=0 < place < len(truths) - 1)
-            for place, (truth, layer) in enumerate(zip(truths, layers, strict=True))
+            similarity(truth, layer, data_range)
+            for truth, layer in zip(truths, layers, strict=True)
         ]
         plain, negative = ([scale[sign] for scale in scales] for sign in (0, 1))
         found.append((_combined(plain), _combined(negative) if negative[0] else None))

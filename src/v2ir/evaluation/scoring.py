@@ -58,10 +58,7 @@ def _similarities(images: Sequence[Grey], truth: Grey) -> list[Scores]:
     check_window(truth.pixels.shape)
     negated = {id(image.negative_of) for image in images if image.negative_of}
     own = [image for image in images if not image.negative_of]
-    layers = [
-        (image.flat_layer if image.is_flat else image.layer)(with_negative=id(image) in negated)
-        for image in own
-    ]
+    layers = [image.layer(with_negative=id(image) in negated) for image in own]
     found = layered_scores(truth.layer(), layers, 255.0)
     places = {id(image): place for place, image in enumerate(own)}
     result = []

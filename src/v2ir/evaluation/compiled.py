@@ -1,0 +1,338 @@
+"""Loops over the pixels of one channel, compiled, each in one pass over the memory.
+
+Numpy goes over an image once for every sum and product. Here a row is read once, and what
+follows from it is counted while it lies in the cache. A function is compiled when it is first
+called, which takes seconds, and kept on disk; while one runs, other threads go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+WINDOW = 11
+"""Side of the window of the structural similarity, in pixels."""
+STRIP_ROWS = 64
+"""Rows that are counted less the same number; a strip begins with a window filled anew."""
+# Sums may be taken in another order, so that several are taken at once.
+_FREEDOMS = {"reassoc", "contract", "nsz"}
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    options: dict[str, Any] = {"nogil": True, "fastmath": _FREEDOMS, "error_model": "numpy"}
+    try:
+        made: Callable[..., Any] = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # nowhere to keep it: compiled anew in each process
+        made = numba.njit(**options)(function)
+    return made
+
+
+@_compiled
+def _fill(judged: Any, truth: Any, total_offset: Any, gap_offset: Any, fields: Any) -> None:
+    """Set the fields of a row: p + t and p - t, less an offset each, and their squares."""
+    for x in range(truth.size):
+        total = judged[x] + truth[x] - total_offset
+        gap = judged[x] - truth[x] - gap_offset
+        fields[0, x] = total
+        fields[1, x] = gap
+        fields[2, x] = total * total
+        fields[3, x] = gap * gap
+
+
+@_compiled
+def _across(fields: Any, weights: Any, ring: Any, place: int) -> None:
+    """Filter the fields of a row along it, into one place of the ring.
+
+    The ring holds every row twice, so that the rows of a window always lie together.
+    """
+    a, b, c, d, e, f = weights
+    for number in range(4):
+        row, out = fields[number], ring[place, number]
+        for x in range(out.size):
+            out[x] = (
+                a * (row[x] + row[x + 10])
+                + b * (row[x + 1] + row[x + 9])
+                + c * (row[x + 2] + row[x + 8])
+                + d * (row[x + 3] + row[x + 7])
+                + e * (row[x + 4] + row[x + 6])
+                + f * row[x + 5]
+            )
+    ring[place + WINDOW] = ring[place]
+
+
+@_compiled
+def _down(rows: Any, weights: Any, out: Any) -> None:
+    """Filter eleven rows that lie one after the other, all fields at once."""
+    a, b, c, d, e, f = weights
+    n = out.size
+    for x in range(n):
+        out[x] = (
+            a * (rows[x] + rows[x + 10 * n])
+            + b * (rows[x + n] + rows[x + 9 * n])
+            + c * (rows[x + 2 * n] + rows[x + 8 * n])
+            + d * (rows[x + 3 * n] + rows[x + 7 * n])
+            + e * (rows[x + 4 * n] + rows[x + 6 * n])
+            + f * rows[x + 5 * n]
+        )
+
+
+@_compiled
+def _lacking(
+    total: Any, gap: Any, squares: Any, offset: Any, gap_offset: Any, light: Any, texture: Any
+) -> Any:
+    """Return the sums over a row of windows of what they lack to 1: whole, and contrast.
+
+    Args:
+        total: Means of the sum, less an offset.
+        gap: Means of the difference, less an offset.
+        squares: Means of the squares of both.
+        offset: Of the sum.
+        gap_offset: Of the difference.
+        light: Twice the first constant.
+        texture: Twice the second constant.
+    """
+    whole, contrast = total.dtype.type(0), total.dtype.type(0)
+    total_squares, gap_squares = squares
+    for x in range(total.size):
+        total_variance = total_squares[x] - total[x] * total[x]
+        gap_variance = gap_squares[x] - gap[x] * gap[x]
+        share = (gap_variance + gap_variance) / (gap_variance + total_variance + texture)
+        near, far = total[x] + offset, gap[x] + gap_offset
+        far *= far
+        dark = (far + far) / (far + near * near + light)
+        contrast += share
+        whole += share + dark - share * dark
+    return whole, contrast
+
+
+@_compiled
+def similarity_means(
+    truth: Any, judged: Any, weights: Any, constants: Any, negative: Any, found: Any
+) -> None:
+    """Write the means over all windows of the structural similarity of an image.
+
+    With the sum s = p + t and the difference d = p - t the similarity of a window is
+    [1 - 2 d^2 / (d^2 + s^2 + 2 C1)] [1 - 2 var_d / (var_d + var_s + 2 C2)], where d and s
+    stand for their means in the first factor: the same as equation 13 with fewer steps.
+    Each strip of rows is taken less a number near its own mean, so that float32 keeps the
+    small variances of flat areas.
+
+    Source: Wang, Bovik, Sheikh and Simoncelli, 2004, equation 13.
+
+    Args:
+        truth: HW float, both sides at least 11.
+        judged: The same shape and type.
+        weights: The first six weights of the window, of that type.
+        constants: (2 C1, 2 C2), a pair of that type.
+        negative: The negative image is `negative - judged`; 0 where it is not asked for.
+        found: Four numbers, float64, to be set: the mean similarity, the mean of its contrast
+            term alone, and both of the negative image; without meaning where it is not asked for.
+    """
+    height, width = truth.shape
+    columns = width - WINDOW + 1
+    fields = np.empty((4, width), truth.dtype)
+    ring = np.empty((2 * WINDOW, 4, columns), truth.dtype)
+    means = np.empty((4, columns), truth.dtype)
+    rows = ring.reshape(-1)
+    light, texture = constants
+    found[:] = 0.0
+    for top in range(0, height - WINDOW + 1, STRIP_ROWS):
+        end = min(top + STRIP_ROWS + WINDOW - 1, height)
+        # Any number near the mean will do, so a few pixels tell it.
+        judged_sum, truth_sum, number = 0.0, 0.0, 0
+        for y in range(top, end, 8):
+            for x in range(4, width, 8):
+                judged_sum += judged[y, x]
+                truth_sum += truth[y, x]
+                number += 1
+        offset = truth.dtype.type(np.rint((judged_sum + truth_sum) / number))
+        gap_offset = truth.dtype.type(np.rint((judged_sum - truth_sum) / number))
+        for y in range(top, end):
+            _fill(judged[y], truth[y], offset, gap_offset, fields)
+            _across(fields, weights, ring, (y - top) % WINDOW)
+            above = y - top - WINDOW + 1
+            if above >= 0:
+                first = above % WINDOW * means.size
+                _down(rows[first : first + WINDOW * means.size], weights, means.reshape(-1))
+                whole, contrast = _lacking(
+                    means[0], means[1], (means[2], means[3]), offset, gap_offset, light, texture
+                )
+                found[0] += whole
+                found[1] += contrast
+                if negative > 0:
+                    # A negative image swaps the roles of sum and difference.
+                    whole, contrast = _lacking(
+                        means[1], means[0], (means[3], means[2]),
+                        gap_offset - negative, offset - negative, light, texture,
+                    )  # fmt: skip
+                    found[2] += whole
+                    found[3] += contrast
+    for place in range(4):
+        found[place] = 1.0 - found[place] / ((height - WINDOW + 1) * columns)
+
+
+@_compiled
+def halve(values: Any, found: Any) -> None:
+    """Write the means of 2x2 pixels; an odd last row or column is left out."""
+    quarter = found.dtype.type(0.25)
+    for y in range(found.shape[0]):
+        upper, lower, out = values[2 * y], values[2 * y + 1], found[y]
+        for x in range(out.size):
+            out[x] = (upper[2 * x] + upper[2 * x + 1] + lower[2 * x] + lower[2 * x + 1]) * quarter
+
+
+@_compiled
+def _twice_the_gradient(values: Any, y: int, out: Any) -> None:
+    """Write twice the length of the gradient of a row; one-sided differences at the borders."""
+    height, width = values.shape
+    row, upper, lower = values[y], values[max(y - 1, 0)], values[min(y + 1, height - 1)]
+    down = out.dtype.type(2.0 if y in (0, height - 1) else 1.0)
+    for x in range(1, width - 1):
+        right, below = row[x + 1] - row[x - 1], (lower[x] - upper[x]) * down
+        out[x] = np.sqrt(right * right + below * below)
+    for x in (0, width - 1):
+        right = row[min(x + 1, width - 1)] - row[max(x - 1, 0)]
+        below = (lower[x] - upper[x]) * down
+        out[x] = np.sqrt(4 * right * right + below * below)
+
+
+@_compiled
+def gradient_lengths(values: Any, scale: Any, found: Any) -> None:
+    """Write `scale` times the length of the gradient of HW float32; sides of at least 2 px."""
+    for y in range(len(values)):
+        _twice_the_gradient(values, y, found[y])
+        found[y] *= scale / 2
+
+
+@_compiled
+def gradient_mean(values: Any) -> float:
+    """Return the mean of `gradient_lengths` at a scale of 1."""
+    row = np.empty(values.shape[1], values.dtype)
+    total = 0.0
+    for y in range(len(values)):
+        _twice_the_gradient(values, y, row)
+        total += row.sum()
+    return total / 2 / values.size
+
+
+@_compiled
+def count_pairs(levels: Any, others: Any, counts: Any) -> None:
+    """Add to 256x256 counts how many places have each pair of levels; both of one axis."""
+    for place in range(levels.size):
+        counts[levels[place], others[place]] += 1
+
+
+@_compiled
+def sum_of_pairs(counts: Any, values: Any) -> float:
+    """Return the sum of products of 256x256 counts and what stands for each pair of levels."""
+    total = 0.0
+    for level in range(len(counts)):
+        row, others = counts[level], values[level]
+        for other in range(row.size):
+            total += row[other] * others[other]
+    return total
+
+
+@_compiled
+def sum_of_products(counts: Any, values: Any, others: Any) -> float:
+    """Return the sum over 256x256 counts of the products of what stands for both levels."""
+    total = 0.0
+    for level in range(len(counts)):
+        row, part = counts[level], 0.0
+        for other in range(row.size):
+            part += row[other] * others[other]
+        total += part * values[level]
+    return total
+
+
+@_compiled
+def stand_out(levels: Any, side: int, margin: int, threshold: int, sums: Any, found: Any) -> None:
+    """Write where a level is above a threshold and above what is around it.
+
+    Args:
+        levels: HW uint8, both sides at least `side`.
+        side: Odd side of the square around a pixel; borders are mirrored.
+        margin: The level is to be more than this over `side`^2 above the square's mean.
+        threshold: The level is to be above this, too.
+        sums: Memory for W + `side` sums of `side`^2 levels, of a type that holds them.
+        found: HW bool, to be set.
+    """
+    height, width = levels.shape
+    reach, area = side // 2, sums.dtype.type(side * side)
+    # Of each column the sum of the rows in reach, with the columns mirrored to both sides.
+    sums[:] = 0
+    inner, around = sums[reach : reach + width], np.empty(width, sums.dtype)
+    for y in range(-reach, reach + 1):
+        row = levels[y if y >= 0 else -y - 1]
+        for x in range(width):
+            inner[x] += row[x]
+    for y in range(height):
+        if y:
+            new, old = y + reach, y - 1 - reach
+            upper = levels[old if old >= 0 else -old - 1]
+            lower = levels[new if new < height else 2 * height - 1 - new]
+            for x in range(width):
+                inner[x] += sums.dtype.type(lower[x]) - sums.dtype.type(upper[x])
+        for x in range(reach):
+            sums[reach - 1 - x] = inner[x]
+            sums[reach + width + x] = inner[width - 1 - x]
+        total = sums[: side - 1].sum()
+        for x in range(width):
+            total += sums[x + side - 1]
+            around[x] = total
+            total -= sums[x]
+        row, out = levels[y], found[y]
+        for x in range(width):
+            out[x] = (row[x] > threshold) & (row[x] * area - around[x] > margin)
+
+
+@_compiled
+def grow(mask: Any, radius: int, found: Any) -> None:
+    """Write where a square of `radius` pixels around the place meets a mask; both HW uint8."""
+    height, width = mask.shape
+    since = np.full(width, radius + 1, np.int32)
+    for step in (1, -1):
+        since[:] = radius + 1
+        for row in range(height):
+            y = row if step == 1 else height - 1 - row
+            source, out = mask[y], found[y]
+            for x in range(width):
+                since[x] = 0 if source[x] else since[x] + 1
+                out[x] = (since[x] <= radius) | (out[x] if step == -1 else 0)
+    for y in range(height):
+        out = found[y]
+        last = -radius - 1
+        for x in range(width):
+            last = x if out[x] == 1 else last
+            out[x] |= 2 * (x - last <= radius)
+        last = width + radius
+        for x in range(width - 1, -1, -1):
+            last = x if out[x] & 1 else last
+            out[x] = (out[x] > 1) | (last - x <= radius)
+
+
+@_compiled
+def sum_of_levels(levels: Any, mask: Any) -> Any:
+    """Return the sum of the levels where a mask of 0 and 1 is set; both HW uint8."""
+    total = np.int64(0)
+    for y in range(levels.shape[0]):
+        row, weights, part = levels[y], mask[y], np.int32(0)
+        for x in range(row.size):
+            part += np.int32(row[x]) * np.int32(weights[x])
+        total += np.int64(part)
+    return total
+
+
+@_compiled
+def sum_of_gaps(levels: Any, others: Any, mask: Any) -> Any:
+    """Return the sum of absolute differences where a mask of 0 and 1 is set; all HW uint8."""
+    total = np.int64(0)
+    for y in range(levels.shape[0]):
+        row, other, weights, part = levels[y], others[y], mask[y], np.int32(0)
+        for x in range(row.size):
+            part += abs(np.int32(row[x]) - np.int32(other[x])) * np.int32(weights[x])
+        total += np.int64(part)
+    return total
