@@ -290,31 +290,6 @@ def stand_out(levels: Any, side: int, margin: int, threshold: int, sums: Any, fo
 
 
 @_compiled
-def grow(mask: Any, radius: int, found: Any) -> None:
-    """Write where a square of `radius` pixels around the place meets a mask; both HW uint8."""
-    height, width = mask.shape
-    since = np.full(width, radius + 1, np.int32)
-    for step in (1, -1):
-        since[:] = radius + 1
-        for row in range(height):
-            y = row if step == 1 else height - 1 - row
-            source, out = mask[y], found[y]
-            for x in range(width):
-                since[x] = 0 if source[x] else since[x] + 1
-                out[x] = (since[x] <= radius) | (out[x] if step == -1 else 0)
-    for y in range(height):
-        out = found[y]
-        last = -radius - 1
-        for x in range(width):
-            last = x if out[x] == 1 else last
-            out[x] |= 2 * (x - last <= radius)
-        last = width + radius
-        for x in range(width - 1, -1, -1):
-            last = x if out[x] & 1 else last
-            out[x] = (out[x] > 1) | (last - x <= radius)
-
-
-@_compiled
 def sum_of_levels(levels: Any, mask: Any) -> Any:
     """Return the sum of the levels where a mask of 0 and 1 is set; both HW uint8."""
     total = np.int64(0)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from v2ir.evaluation.compiled import grow, stand_out, sum_of_gaps
+from v2ir.evaluation.compiled import stand_out, sum_of_gaps
 from v2ir.evaluation.grey import Grey
 from v2ir.evaluation.levels import LEVELS
 from v2ir.evaluation.metrics import Rule
@@ -139,9 +139,17 @@ def above_square(levels: np.ndarray, side: int, margin: int, threshold: int) -> 
 
 def grown(mask: np.ndarray, radius: int) -> np.ndarray:
     """Return where a square of `radius` pixels around the place meets the mask, HW bool."""
-    found = np.empty(mask.shape, np.uint8)
-    grow(mask.view(np.uint8), radius, found)
-    return found.view(np.bool_)
+    found = mask.copy()
+    for rows in (found, found.T):
+        reach = 0
+        while reach < radius:
+            # What reaches this far on both sides may be moved by twice that and one pixel.
+            step = min(2 * reach + 1, radius - reach)
+            before = rows.copy(order="K")
+            rows[step:] |= before[:-step]
+            rows[:-step] |= before[step:]
+            reach += step
+    return found
 
 
 def hot_error(prediction: Grey, facts: Facts) -> float:
