@@ -200,16 +200,16 @@ def _twice_the_gradient(values: Any, y: int, out: Any) -> None:
 
 
 @_compiled
-def gradient_lengths(values: Any, scale: Any, found: Any) -> None:
-    """Write `scale` times the length of the gradient of HW float32; sides of at least 2 px."""
+def gradient_lengths(values: Any, found: Any) -> None:
+    """Write the length of the gradient of HW float32; sides of at least 2 px."""
     for y in range(len(values)):
         _twice_the_gradient(values, y, found[y])
-        found[y] *= scale / 2
+        found[y] *= found.dtype.type(0.5)
 
 
 @_compiled
 def gradient_mean(values: Any) -> float:
-    """Return the mean of `gradient_lengths` at a scale of 1."""
+    """Return the mean of what `gradient_lengths` writes."""
     row = np.empty(values.shape[1], values.dtype)
     total = 0.0
     for y in range(len(values)):

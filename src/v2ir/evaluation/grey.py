@@ -47,6 +47,12 @@ class Grey:
         return self.pixels if self.pixels.dtype == np.uint8 else to_uint8(self.pixels)
 
     @functools.cached_property
+    def floats(self) -> np.ndarray:
+        """HW float32 in levels, from 0 to 255 and not rounded to them."""
+        values = self.levels if self.is_exact else self.image * 255.0
+        return values.astype(np.float32)
+
+    @functools.cached_property
     def is_exact(self) -> bool:
         """Whether every pixel is a level divided by 255, in the image's own precision."""
         if self.pixels.dtype == np.uint8:
@@ -90,7 +96,7 @@ class Grey:
             return np.zeros(self.pixels.shape, np.float32)
         if self.negative_of is not None:
             return self.negative_of.edges
-        return gradient_magnitude(self.pixels, self._steps)
+        return gradient_magnitude(self.floats)
 
     @functools.cached_property
     def mean_edge(self) -> float:
@@ -101,15 +107,11 @@ class Grey:
             return self.negative_of.mean_edge
         if "edges" in self.__dict__:
             return float(self.edges.sum(axis=1).sum(dtype=np.float64)) / self.edges.size
-        return mean_gradient(self.pixels, self._steps)
+        return mean_gradient(self.floats)
 
     @property
     def _has_no_edges(self) -> bool:
         return min(self.pixels.shape) < 2 or self.is_flat
-
-    @property
-    def _steps(self) -> float:
-        return 1.0 if self.pixels.dtype == np.uint8 else 255.0
 
     @functools.cached_property
     def edge_pattern(self) -> tuple[np.ndarray, float]:
@@ -139,7 +141,7 @@ class Grey:
 
     def release(self) -> None:
         """Forget the large arrays that can be made again."""
-        for name in ("image", "edges", "edge_pattern"):
+        for name in ("image", "floats", "edges", "edge_pattern"):
             self.__dict__.pop(name, None)
 
     def mean_in(self, mask: np.ndarray) -> float:
@@ -151,8 +153,7 @@ class Grey:
 
     def layer(self, *, with_negative: bool = False) -> Layer:
         """Return the image in levels."""
-        values = self.levels if self.is_exact else self.image * 255.0
-        return Layer(values.astype(np.float32), 255.0 if with_negative else None)
+        return Layer(self.floats, 255.0 if with_negative else None)
 
 
 def is_negative(image: Grey, other: Grey) -> bool:
@@ -164,16 +165,16 @@ def is_negative(image: Grey, other: Grey) -> bool:
     return bool(np.array_equal(image.levels, 255 - other.levels))
 
 
-def gradient_magnitude(values: np.ndarray, scale: float = 1.0) -> np.ndarray:
-    """Return `scale` times the length of the gradient, HW float32; sides of at least 2 px.
+def gradient_magnitude(values: np.ndarray) -> np.ndarray:
+    """Return the length of the gradient, HW float32; sides of at least 2 px.
 
     Central differences inside and one-sided ones at the borders, as in `numpy.gradient`.
     """
     found = np.empty(values.shape, np.float32)
-    gradient_lengths(values.astype(np.float32), np.float32(scale), found)
+    gradient_lengths(values.astype(np.float32, copy=False), found)
     return found
 
 
-def mean_gradient(values: np.ndarray, scale: float = 1.0) -> float:
+def mean_gradient(values: np.ndarray) -> float:
     """Return the mean of `gradient_magnitude` without keeping it."""
-    return float(gradient_mean(values.astype(np.float32))) * scale
+    return float(gradient_mean(values.astype(np.float32, copy=False)))
