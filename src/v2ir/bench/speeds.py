@@ -23,7 +23,6 @@ MEGABYTE = 2**20
 LONG = frozenset({"exact", "reference"})
 COLUMNS = (
     "speed",
-    "format",
     "batch",
     "steps",
     "evaluations",
@@ -42,11 +41,10 @@ class Row:
     """One line of the table to be measured.
 
     Attributes:
-        speed: Row of `SPEEDS`, or `reference`.
+        speed: Row of `SPEEDS`, or `reference`, and the number format where one was asked for.
         tasks: One task, or two with n and 2 n steps.
         steps: Steps of the procedure.
         evaluations: Network evaluations an image.
-        precision: Number format of the network.
         batch: Batch size, or None for the speed's own.
     """
 
@@ -54,7 +52,6 @@ class Row:
     tasks: tuple[Task, ...]
     steps: int
     evaluations: int
-    precision: Precision
     batch: int | None = None
 
 
@@ -76,7 +73,7 @@ def measure_speeds(bench: Workbench, progress: Progress) -> tuple[Section, ...]:
 def _reference_row(bench: Workbench) -> Row:
     limit = bench.settings.reference_steps
     tasks = tuple(_published(bench, steps) for steps in _steps_to_run(STEPS, limit))
-    return Row("reference", tasks, STEPS, 4 * STEPS, "float32", batch=1)
+    return Row("reference", tasks, STEPS, 4 * STEPS, batch=1)
 
 
 def most_images(settings: BenchSettings) -> int:
@@ -132,7 +129,8 @@ def _row(bench: Workbench, name: str, batch: int | None, precision: Precision | 
         else bench.translation(title, images, **changes)
         for few in _steps_to_run(steps, settings.reference_steps if long else None)
     )
-    return Row(name, tasks, steps, evaluations, translator.plan.precision, size)
+    label = f"{name}, {precision}" if precision else name
+    return Row(label, tasks, steps, evaluations, size)
 
 
 class _Silent:
@@ -229,7 +227,6 @@ def _cells(bench: Workbench, row: Row, reference_row: Row) -> tuple[Cell, ...]:
     peaks = [sample.peak for sample in samples if sample.peak is not None]
     return (
         row.speed,
-        row.precision,
         row.batch,
         row.steps,
         row.evaluations,
