@@ -7,25 +7,26 @@ CROPS is what `benchmarks/object_crops.py` made, indexed and annotated; DETECTOR
 `v2ir evaluate --detector` takes, and knows neither the model nor its prompts. Of each prompt
 `--number` pictures are made, and the detector looks for people and cars. How well it could do is
 said by real crops of the same content, as the model's autoencoder rebuilds them at the
-model's size. Brackets are 95 % bootstrap intervals over pictures.
+model's size. Beside it stands the share of hot pixels, which a model can get right before it
+has a shape for anything. Brackets are 95 % bootstrap intervals over pictures.
 """
 # ruff: noqa: T201
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import torch
 from text_scenes import infrared
 
 from v2ir.evaluation.boxes import BoxSource
 from v2ir.evaluation.detectors import load_box_source
 from v2ir.images import to_uint8, write_infrared
-from v2ir.model import Model, load_model
+from v2ir.model import load_model
 from v2ir.sampling.prompts import Prompt
+from v2ir.sampling.reconstruct import reconstruct
 from v2ir.sampling.text_sampler import GenerateSettings, TextSampler
 from v2ir.training.scenes import training_scenes
 
@@ -39,6 +40,8 @@ ENDINGS = (
     " with two pedestrians and a parked car",
 )
 LABELS = ("person", "car")
+LEAST_WARMER = 0.2
+"""A pixel counts as hot from so far above its picture's median on."""
 
 
 def counts(pictures: Iterable[np.ndarray], source: BoxSource, least: float) -> np.ndarray:
@@ -51,22 +54,17 @@ def counts(pictures: Iterable[np.ndarray], source: BoxSource, least: float) -> n
     return np.array(rows)
 
 
-def rebuilt(pictures: Sequence[np.ndarray], model: Model) -> list[np.ndarray]:
-    """Return square pictures in [0, 1] as the autoencoder of a model gives them back."""
-    made = []
-    for picture in pictures:
-        with torch.inference_mode():
-            latent = model.encode_mode(torch.from_numpy(picture).float()[None, None] * 2 - 1)
-            image = model.decode(latent)
-        made.append(((image[0].mean(0).numpy() + 1) / 2).clip(0, 1))
-    return made
+def heat(pictures: Iterable[np.ndarray]) -> np.ndarray:
+    """Return the share of hot pixels of each picture, in percent."""
+    return np.array([100 * np.mean(each > np.median(each) + LEAST_WARMER) for each in pictures])
 
 
-def line(name: str, found: np.ndarray) -> str:
-    """Return a row of the table: with one at least, and how many, of each label."""
+def line(name: str, found: np.ndarray, hot: np.ndarray) -> str:
+    """Return a row: the share of hot pixels, and of each label with one at least and how many."""
     chance = np.random.default_rng(0)
     draws = chance.integers(0, len(found), (2000, len(found)))
-    cells = []
+    low, high = np.percentile(hot[draws].mean(axis=1), (2.5, 97.5))
+    cells = [f"{hot.mean():.1f} [{low:.1f}, {high:.1f}]"]
     for column in found.T:
         low, high = np.percentile((column[draws] > 0).mean(axis=1), (2.5, 97.5))
         cells += [f"{(column > 0).mean():.2f} [{low:.2f}, {high:.2f}]", f"{column.mean():.2f}"]
@@ -90,9 +88,9 @@ def main() -> None:
     source = load_box_source(options.detector, lambda _: None)
     print(f"{options.model}: {sampler.solver}, {sampler.steps} steps, {sampler.width} px,")
     print(f"guidance {sampler.guidance.text}, {options.number} pictures a row\n")
-    print("| asked for | with a person | people each | with a car | cars each |")
-    print("|---|---:|---:|---:|---:|")
-    by_ending: dict[str, list[np.ndarray]] = {ending: [] for ending in ENDINGS}
+    print("| asked for | hot pixels, % | with a person | people each | with a car | cars each |")
+    print("|---|---:|---:|---:|---:|---:|")
+    by_ending: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {ending: [] for ending in ENDINGS}
     for place in PLACES:
         for ending in ENDINGS:
             jobs = [(Prompt(place + ending), number) for number in range(options.number)]
@@ -101,10 +99,13 @@ def main() -> None:
                 name = f"{place}{ending}-{number}.png".replace(" ", "-").replace(",", "")
                 options.pictures.mkdir(parents=True, exist_ok=True)
                 write_infrared(options.pictures / name, picture)
-            by_ending[ending].append(counts(pictures, source, options.least_score))
-            print(line(place + ending, by_ending[ending][-1]), flush=True)
-    for ending, found in by_ending.items():
-        print(line(f"all three{ending}", np.concatenate(found)))
+            row = counts(pictures, source, options.least_score), heat(pictures)
+            by_ending[ending].append(row)
+            print(line(place + ending, *row), flush=True)
+    for ending, rows in by_ending.items():
+        print(
+            line(f"all three{ending}", *(np.concatenate(part) for part in zip(*rows, strict=True)))
+        )
     items = training_scenes(options.crops, "train")
     chance = np.random.default_rng(0)
     for ending in ENDINGS[:-1]:
@@ -114,8 +115,9 @@ def main() -> None:
             if "-crop" in item.scene.name and any(c.endswith(ending) for c in item.captions)
         ]
         chosen = [mine[k] for k in chance.permutation(len(mine))[: 3 * options.number]]
-        real = rebuilt([infrared(item, sampler.width) for item in chosen], sampler.model)
-        print(line(f"real crops{ending}, rebuilt", counts(real, source, options.least_score)))
+        real = [reconstruct(sampler.model, infrared(i, sampler.width)) for i in chosen]
+        found = counts(real, source, options.least_score)
+        print(line(f"real crops{ending}, rebuilt", found, heat(real)), flush=True)
 
 
 if __name__ == "__main__":

@@ -90,16 +90,16 @@ def txt2ir_mini() -> Recipe:
         stages=(
             *_infrared_stages((1_600, 400), **_SMALL_INFRARED),
             _text(
-                name="layout", crop=128, noise_shift=2.0, steps=5_200, decay_steps=6_000, **small,
+                name="layout", crop=128, noise_shift=2.0, steps=10_000, decay_steps=10_000, **small,
             ),
             _text(
-                crop=192, noise_shift=3.0, steps=700, decay_steps=700,
+                crop=192, noise_shift=3.0, steps=2_500, decay_steps=2_500,
                 **{**small, "learning_rate": 5e-4},
             ),
         ),
         card={
             **_TEXT_CARD, "resolution": 192, "multiple": 32, "solver": "dpmpp", "steps": 12,
-            "guidance": {"text": 2.0},
+            "guidance": {"text": 1.5},
         },
     )  # fmt: skip
 
