@@ -72,11 +72,6 @@ class _Int8(nn.Module):
         """Return all but the layouts: they cannot be written, and a copy makes its own."""
         return {**self.__dict__, "_layouts": {}}
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Number format of what goes in and comes out."""
-        return torch.float32
-
 
 class Int8Convolution(_Int8):
     """A convolution of (N, c, h, w), float32, in integers."""
