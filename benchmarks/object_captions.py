@@ -38,13 +38,28 @@ def counted(label: str, number: int) -> str:
     return f"{word} {PLURALS.get(label, label + 's')}"
 
 
+def listed(counts: dict[str, int], words: dict[str, str] | None = None) -> str:
+    """Return "two people and a car" of counts, each label by its word or its name."""
+    words, shown = words or {}, [label for label in NAMED if counts.get(label)]
+    named = [counted(words.get(label, label), counts[label]) for label in shown]
+    return " and ".join([", ".join(named[:-1]), named[-1]] if named[1:] else named)
+
+
 def sentence(caption: str, counts: dict[str, int]) -> str:
     """Return a caption with its objects."""
-    named = [counted(label, counts[label]) for label in NAMED if counts.get(label)]
-    if not named:
-        return f"{caption}, no people and no cars"
-    listed = " and ".join([", ".join(named[:-1]), named[-1]] if named[1:] else named)
-    return f"{caption}, {listed}"
+    return f"{caption}, {listed(counts) or 'no people and no cars'}"
+
+
+def own_caption(item: TrainingScene, said: dict[str, str]) -> str:
+    """Return a scene's own caption, or what is said of its style."""
+    if item.captions:
+        return item.captions[0]
+    return said.get(item.scene.style or "", "an infrared image")
+
+
+def sayings(texts: list[str]) -> dict[str, str]:
+    """Return captions by style of texts STYLE=CAPTION."""
+    return dict(text.split("=", 1) for text in texts)
 
 
 def count(item: TrainingScene, source: BoxSource, least: float) -> dict[str, int]:
@@ -68,7 +83,7 @@ def main() -> None:
     parser.add_argument("--least-score", type=float, default=0.4)
     parser.add_argument("--say", nargs="*", default=[], metavar="STYLE=CAPTION")
     options = parser.parse_args()
-    said = dict(text.split("=", 1) for text in options.say)
+    said = sayings(options.say)
     splits = sorted({scene.split for scene in load_scenes(options.data) if scene.split})
     scenes = [item for split in splits for item in training_scenes(options.data, split)]
     sizes = {item.scene.name: (item.scene.width, item.scene.height) for item in scenes}
@@ -78,11 +93,7 @@ def main() -> None:
         for item in scenes:
             counts = count(item, source, options.least_score)
             total.update(label for label in NAMED if counts.get(label))
-            plain = (
-                item.captions[0]
-                if item.captions
-                else said.get(item.scene.style or "", "an infrared image")
-            )
+            plain = own_caption(item, said)
             # What a detector of photographs misses in an infrared image may well be there.
             sure = bool(counts) or item.scene.visible is not None
             captions = [plain, sentence(plain, counts)] if sure else [plain]

@@ -26,7 +26,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from object_captions import NAMED, counted
+from object_captions import NAMED, listed, own_caption, sayings, sentence
 from PIL import Image
 
 from v2ir.data import load_scenes
@@ -46,18 +46,12 @@ SPAN = (0.3, 0.75)
 """An object's height as a share of its crop's side."""
 
 
-def listed(counts: dict[str, int], words: dict[str, str]) -> str:
-    """Return "two people and a car" of counts, each label by its word or its name."""
-    parts = [counted(words.get(label, label), counts[label]) for label in NAMED if counts[label]]
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts)
-
-
 def wordings(place: str, counts: dict[str, int]) -> list[str]:
     """Return the captions of a picture of this place with these objects."""
     if not sum(counts.values()):
-        return [place, f"{place}, no people and no cars", f"{place} without people"]
-    plain, other = listed(counts, {}), listed(counts, OTHER_WORDS)
-    return [f"{place}, {plain}", f"{place} with {plain}", f"{place} with {other}", plain]
+        return [place, sentence(place, counts), f"{place} without people"]
+    plain, other = listed(counts), listed(counts, OTHER_WORDS)
+    return [sentence(place, counts), f"{place} with {plain}", f"{place} with {other}", plain]
 
 
 def tiles(height: int, width: int) -> list[tuple[int, int, int, int]]:
@@ -168,7 +162,7 @@ def main() -> None:
     parser.add_argument("--least-score", type=float, default=0.3)
     parser.add_argument("--say", nargs="*", default=[], metavar="STYLE=CAPTION")
     options = parser.parse_args()
-    said = dict(text.split("=", 1) for text in options.say)
+    said = sayings(options.say)
     every = {scene.name: scene for scene in load_scenes(options.data)}
     source = load_box_source(
         options.detector, {name: (s.width, s.height) for name, s in every.items()}.get
@@ -187,8 +181,7 @@ def main() -> None:
             assert scene.infrared is not None
             path = options.data / scene.infrared
             shutil.copyfile(path, folder / path.name)
-            own = item.captions[0] if item.captions else said.get(scene.style or "")
-            whole = own or "an infrared image"
+            whole = own_caption(item, said)
             place = whole.split(" with ")[0].split(",")[0]
             image = read_part(item, "infrared")
             boxes = objects(item, source, options.least_score)

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from quick_layers import small_network, translated
 from v2ir.bench.pictures import draw_street
 from v2ir.errors import InputError, UnknownNameError
-from v2ir.model import architecture, load_model
-from v2ir.model.networks import build_unet
+from v2ir.model import load_model
 from v2ir.sampling import GenerateSettings, Prompt, TextSampler, TranslateSettings, Translator
 from v2ir.sampling import int8 as room
 from v2ir.sampling.int8 import (
@@ -138,21 +138,16 @@ def test_a_used_layer_can_be_copied_and_written():
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["tiny", "txt2ir-tiny", "pixels-tiny"])
 def test_a_network_in_integers_is_near_and_the_given_one_stays(name, every_layer):
-    torch.manual_seed(0)
-    network = build_unet(architecture(name).unet, num_styles=3).eval()
+    network, inputs = small_network(name)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     made = int8_network(network)
     assert kinds_in(made) == set(KINDS)
     assert not kinds_in(network)
     assert type(made.conv_in) is type(made.conv_out) is nn.Conv2d
-    config = network.config
-    noisy = torch.randn(2, config.in_channels, 16, 24)
-    text = torch.randn(2, 5, config.cross_attention_dim)
-    given_too = (torch.tensor(500), text, torch.tensor([0, 2]))
-    wanted = network(noisy, *given_too).sample
-    answer = made(noisy, *given_too).sample
+    wanted = network(*inputs).sample
+    answer = made(*inputs).sample
     assert 0 < off(answer, wanted) < 0.1
-    assert torch.equal(answer, made(noisy, *given_too).sample)
+    assert torch.equal(answer, made(*inputs).sample)
     assert all(torch.equal(network.state_dict()[key], value) for key, value in before.items())
 
 
@@ -161,12 +156,6 @@ def test_only_layers_for_which_it_pays_are_in_integers(mini):
     large = [layer for layer in made.modules() if isinstance(layer, KINDS)]
     assert len(large) >= 10
     assert all(layer.levels.numel() >= room.LEAST_CONVOLUTION for layer in large)
-
-
-def translated(translator, number=3):
-    caption, scene = "a street at night", np.full((64, 96), 255, np.uint8)
-    picture = draw_street(number, 96, 64)[0]
-    return translator.translate_pixels(picture, caption=caption, segmentation=scene)
 
 
 @needs_units

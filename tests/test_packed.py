@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from quick_layers import small_network, translated
 from v2ir.bench.pictures import draw_street
 from v2ir.model import Guidance, architecture, build_model, load_model
 from v2ir.model.folding import add_guidance_embedding
@@ -101,22 +102,17 @@ def test_a_packed_linear_layer_computes_the_same(shape, inside, outside, bias, t
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["tiny", "txt2ir-tiny", "pixels-tiny"])
 def test_a_packed_network_computes_the_same_with_the_same_weights(name, every_layer):
-    torch.manual_seed(0)
-    network = build_unet(architecture(name).unet, num_styles=3).eval()
+    network, inputs = small_network(name)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     made = packed_network(network)
     assert set(kinds_in(made)) == set(KINDS)
     assert not kinds_in(network)
     assert type(made.conv_in) is nn.Conv2d
-    config = network.config
-    noisy = torch.randn(2, config.in_channels, 16, 24)
-    text = torch.randn(2, 5, config.cross_attention_dim)
-    given_too = (torch.tensor(500), text, torch.tensor([0, 2]))
-    wanted = network(noisy, *given_too).sample
+    wanted = network(*inputs).sample
     assert wanted.std() > 0.01
-    torch.testing.assert_close(made(noisy, *given_too).sample, wanted, rtol=1e-4, atol=1e-5)
-    again = made(noisy, *given_too).sample
-    assert torch.equal(again, made(noisy, *given_too).sample)
+    torch.testing.assert_close(made(*inputs).sample, wanted, rtol=1e-4, atol=1e-5)
+    again = made(*inputs).sample
+    assert torch.equal(again, made(*inputs).sample)
     assert {id(each) for each in made.parameters()} == {id(each) for each in network.parameters()}
     assert made.state_dict().keys() == before.keys()
     assert all(torch.equal(network.state_dict()[key], value) for key, value in before.items())
@@ -143,12 +139,6 @@ def test_layers_that_do_more_than_their_names_say_are_left_alone(every_layer):
     made = packed_network(nn.Sequential(plain, nn.Linear(4, 4)))
     assert kinds_in(made) == [PackedLinear]
     assert type(made[1]) is PackedLinear
-
-
-def translated(translator, number=3):
-    caption, scene = "a street at night", np.full((64, 96), 255, np.uint8)
-    picture = draw_street(number, 96, 64)[0]
-    return translator.translate_pixels(picture, caption=caption, segmentation=scene)
 
 
 def both(model, settings_, monkeypatch):

@@ -7,6 +7,7 @@ that is told the visible image and the text, saves it, and both load that folder
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,16 +101,24 @@ class Contest:
     """Both sides with one model.
 
     Attributes:
-        translator: Ours.
+        model: The model as it was loaded.
+        settings: What ours is asked for.
         pipeline: Theirs.
-        prompt: The complete prompt, which ours makes of the caption.
-        steps: Solver steps of both.
     """
 
-    translator: Translator
+    model: Model
+    settings: TranslateSettings
     pipeline: Any
-    prompt: str
-    steps: int
+
+    @functools.cached_property
+    def translator(self) -> Translator:
+        """Ours."""
+        return Translator(self.model, self.settings)
+
+    def computed_in(self, precision: Precision) -> Contest:
+        """Return the same with our network in a number format; theirs stays in float32."""
+        settings = dataclasses.replace(self.settings, precision=precision)
+        return dataclasses.replace(self, settings=settings)
 
     def ours(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Translate HWC uint8 pictures together to HW float32 in [0, 1]."""
@@ -123,9 +132,9 @@ class Contest:
     def theirs(self, pictures: Sequence[np.ndarray], **more: Any) -> list[np.ndarray]:
         """Translate HWC uint8 pictures together to HW float32 in [0, 1]."""
         made = self.pipeline(
-            prompt=[self.prompt] * len(pictures),
+            prompt=[self.model.card.prompt(CAPTION)] * len(pictures),
             image=[Image.fromarray(picture) for picture in pictures],
-            num_inference_steps=self.steps,
+            num_inference_steps=self.settings.steps,
             guidance_scale=SCALES.text,
             image_guidance_scale=SCALES.visible,
             output_type="np",
@@ -134,14 +143,7 @@ class Contest:
         return [picture.mean(axis=2) for picture in made.images]
 
 
-def contest(
-    folder: Path,
-    steps: int,
-    size: int,
-    batch: int,
-    device: str = "cpu",
-    precision: Precision | None = None,
-) -> Contest:
+def contest(folder: Path, steps: int, size: int, batch: int, device: str = "cpu") -> Contest:
     """Load a model folder on both sides.
 
     Args:
@@ -150,19 +152,13 @@ def contest(
         size: Side of the pictures in pixels.
         batch: Pictures together.
         device: Where both compute.
-        precision: Number format of our network; theirs is float32.
     """
-    model: Model = load_model(folder, device)
+    model = load_model(folder, device)
     settings = TranslateSettings(
-        speed="exact",
-        steps=steps,
-        resolution=size,
-        batch_size=batch,
-        guidance=SCALES,
-        precision=precision,
+        speed="exact", steps=steps, resolution=size, batch_size=batch, guidance=SCALES
     )
     pipeline = load_pipeline(folder, model.scheduler.config, device)
-    return Contest(Translator(model, settings), pipeline, model.card.prompt(CAPTION), steps)
+    return Contest(model, settings, pipeline)
 
 
 def measure_pix2pix(bench: Workbench, progress: Progress) -> tuple[Section, ...]:
@@ -174,18 +170,13 @@ def measure_pix2pix(bench: Workbench, progress: Progress) -> tuple[Section, ...]
     batches = settings.batch_sizes or BATCH_SIZES
     folder = bench.folder / "visible-only"
     save_pipeline_model(folder, pipeline_architecture(full_size))
-    sides = {
-        precision or "float32": contest(
-            folder, steps, settings.size, max(batches), settings.device, precision
-        )
-        for precision in settings.precisions or (None,)
-    }
+    plain = contest(folder, steps, settings.size, max(batches), settings.device)
+    sides = {name: plain.computed_in(name) for name in settings.precisions} or {"float32": plain}
     rows, tasks = [], []
     for batch in batches:
         pictures = [draw_street(seed, settings.size, settings.size)[0] for seed in range(batch)]
         title = f"instruct-pix2pix/{kind}, {steps} steps, {{}}, batch {batch}"
-        other = next(iter(sides.values()))
-        theirs = _task(title.format("diffusers"), other.theirs, pictures)
+        theirs = _task(title.format("diffusers"), plain.theirs, pictures)
         for precision, side in sides.items():
             name = "ours" + (f" in {precision}" if settings.precisions else "")
             rows.append((precision, _task(title.format(name), side.ours, pictures), theirs))

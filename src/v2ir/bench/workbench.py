@@ -15,7 +15,7 @@ from v2ir.bench.journal import Journal, Sample
 from v2ir.bench.machine import Meter
 from v2ir.bench.pictures import write_photographs
 from v2ir.bench.timing import Task, interleave
-from v2ir.errors import InputError, UnknownNameError
+from v2ir.errors import InputError
 from v2ir.model import Model, architecture, build_model, load_model
 from v2ir.model.card import SpeedChoice
 from v2ir.model.folding import add_guidance_embedding
@@ -24,7 +24,7 @@ from v2ir.model.small_encoder import SmallEncoder
 from v2ir.records import Progress, no_progress
 from v2ir.sampling import Annotators, TranslateSettings, Translator
 from v2ir.sampling.jobs import Job
-from v2ir.sampling.speeds import PRECISIONS, SPEEDS, Precision, find_speed
+from v2ir.sampling.speeds import SPEEDS, Precision, check_precision, find_speed
 from v2ir.sampling.translate import translate_jobs
 from v2ir.training.recipes import load_recipe
 
@@ -76,8 +76,7 @@ class BenchSettings:
         for name in self.speeds:
             find_speed(name)
         for name in self.precisions:
-            if name not in PRECISIONS:
-                raise UnknownNameError.of("precision", name, PRECISIONS)
+            check_precision(name)
         counts = (self.images, self.repeats, *self.batch_sizes, *self.workers)
         if min(counts) < 1 or (self.reference_steps is not None and self.reference_steps < 1):
             raise InputError("images, repeats, batches, workers and steps must be positive")

@@ -78,7 +78,7 @@ class Int8Convolution(_Int8):
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__(layer.weight, layer.bias)
-        self.how = [list(_pair(each)) for each in (layer.stride, layer.padding, layer.dilation)]
+        self.how = (layer.stride, layer.padding, layer.dilation)
         self.groups = layer.groups
 
     def forward(self, values: Tensor) -> Tensor:
@@ -126,10 +126,6 @@ class Int8Linear(_Int8):
         return made.view(*values.shape[:-1], -1)
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
-
-
 def _kernels() -> Any:
     return torch.ops.onednn
 
@@ -141,7 +137,7 @@ def _rounded(layer: nn.Module) -> nn.Module | None:
         return Int8Linear(layer) if layer.weight.numel() >= LEAST_LINEAR else None
     if type(layer) is not nn.Conv2d:
         return None
-    single = layer.weight[0, 0].numel() == 1
+    single = layer.kernel_size == (1, 1)
     if layer.weight.numel() < (LEAST_LINEAR if single else LEAST_CONVOLUTION):
         return None
     plain = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)

@@ -12,6 +12,7 @@ before they are used, and where they are missing the network is computed as it i
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import os
 import weakref
@@ -58,19 +59,20 @@ def _bits(weight: Tensor) -> int:
     return int(weight.view(torch.int32).sum(dtype=torch.int32))
 
 
-class _Packed(nn.Module):
+class _Packed(nn.Module, abc.ABC):
     """What both kinds of packed layers have in common; goes before a layer's class."""
 
     weight: Tensor
     _layout: _Layout | None = None
     _state: tuple[Any, ...] = ()
 
+    @abc.abstractmethod
     def _geometry(self, values: Tensor) -> tuple[Any, ...]:
         """Return what the layout depends on beside the weight; never the size of a batch."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _reorder(self, weight: Tensor, *geometry: Any) -> Tensor:
-        raise NotImplementedError
+        """Return a weight in the kernels' layout."""
 
     def _share(self, layer: nn.Module) -> None:
         for name, value in layer.named_parameters(recurse=False):

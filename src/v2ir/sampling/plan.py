@@ -18,9 +18,9 @@ from v2ir.sampling.network import KeepingDenoiser
 from v2ir.sampling.packed import with_packed_denoiser
 from v2ir.sampling.solvers import SOLVERS
 from v2ir.sampling.speeds import (
-    PRECISIONS,
     Precision,
     Speed,
+    check_precision,
     choose,
     find_precision,
     find_speed,
@@ -92,8 +92,7 @@ class Plan:
         """
         if self.solver not in SOLVERS:
             raise UnknownNameError.of("solver", self.solver, SOLVERS)
-        if self.precision not in PRECISIONS:
-            raise UnknownNameError.of("precision", self.precision, PRECISIONS)
+        check_precision(self.precision)
         numbers = {"steps": self.steps, "batch size": self.batch_size, "reuse": self.reuse}
         for what, value in numbers.items():
             if value is not None and value < 1:

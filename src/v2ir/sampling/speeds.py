@@ -161,6 +161,16 @@ def guidance_of(choice: SpeedChoice) -> Guidance:
     return choice.guidance
 
 
+def check_precision(name: str) -> None:
+    """Refuse a number format that there is not.
+
+    Raises:
+        UnknownNameError: If there is none of that name.
+    """
+    if name not in PRECISIONS:
+        raise UnknownNameError.of("precision", name, PRECISIONS)
+
+
 def find_precision(wanted: Precision, device: torch.device) -> torch.dtype:
     """Return the number format that is meant on a device; beside integers it is float32.
 
@@ -172,8 +182,7 @@ def find_precision(wanted: Precision, device: torch.device) -> torch.dtype:
     """
     import torch
 
-    if wanted not in PRECISIONS:
-        raise UnknownNameError.of("precision", wanted, PRECISIONS)
+    check_precision(wanted)
     if wanted != "auto":
         return {
             "float32": torch.float32,
