@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from v2ir.errors import InputError
 from v2ir.evaluation import MEASURES, METRICS
 from v2ir.evaluation.grey import Grey, gradient_magnitude, is_negative
-from v2ir.evaluation.infrared import Facts, above_square, grown
+from v2ir.evaluation.infrared import Facts, above_square, surroundings
 from v2ir.evaluation.levels import joint_counts
 from v2ir.evaluation.scoring import score
 from v2ir.images import read_infrared_levels
@@ -176,12 +176,15 @@ def test_what_stands_out_of_its_square_is_exact(
 
 
 @pytest.mark.parametrize("radius", [1, 2, 5, 8, 40])
-def test_growing_equals_the_maximum_filter(radius: int) -> None:
+def test_surroundings_equal_the_maximum_filter_outside_the_mask(radius: int) -> None:
+    """Of places at every border, too: what grows over one must not lack anything inside."""
     from scipy.ndimage import maximum_filter
 
     mask = np.random.default_rng(radius).random((37, 50)) < 0.004
+    mask[0, 20] = mask[36, 5] = mask[18, 0] = mask[30, 49] = True
     kept = mask.copy()
-    np.testing.assert_array_equal(grown(mask, radius), maximum_filter(mask, 2 * radius + 1))
+    expected = maximum_filter(mask, 2 * radius + 1) & ~mask
+    np.testing.assert_array_equal(surroundings(mask, radius), expected)
     np.testing.assert_array_equal(mask, kept)
 
 

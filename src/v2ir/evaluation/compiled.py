@@ -50,9 +50,9 @@ def _across(fields: Any, weights: Any, ring: Any, place: int) -> None:
     """
     a, b, c, d, e, f = weights
     for number in range(4):
-        row, out = fields[number], ring[place, number]
+        row, out, again = fields[number], ring[place, number], ring[place + WINDOW, number]
         for x in range(out.size):
-            out[x] = (
+            mean = (
                 a * (row[x] + row[x + 10])
                 + b * (row[x + 1] + row[x + 9])
                 + c * (row[x + 2] + row[x + 8])
@@ -60,7 +60,8 @@ def _across(fields: Any, weights: Any, ring: Any, place: int) -> None:
                 + e * (row[x + 4] + row[x + 6])
                 + f * row[x + 5]
             )
-    ring[place + WINDOW] = ring[place]
+            out[x] = mean
+            again[x] = mean
 
 
 @_compiled
@@ -261,10 +262,12 @@ def stand_out(levels: Any, side: int, margin: int, threshold: int, sums: Any, fo
         found: HW bool, to be set.
     """
     height, width = levels.shape
-    reach, area = side // 2, sums.dtype.type(side * side)
+    whole = sums.dtype.type
+    reach, area = side // 2, whole(side * side)
     # Of each column the sum of the rows in reach, with the columns mirrored to both sides.
     sums[:] = 0
-    inner, around = sums[reach : reach + width], np.empty(width, sums.dtype)
+    inner, excess = sums[reach : reach + width], np.empty(width, sums.dtype)
+    leaving, entering = sums[:width], sums[side:]
     for y in range(-reach, reach + 1):
         row = levels[y if y >= 0 else -y - 1]
         for x in range(width):
@@ -275,18 +278,72 @@ def stand_out(levels: Any, side: int, margin: int, threshold: int, sums: Any, fo
             upper = levels[old if old >= 0 else -old - 1]
             lower = levels[new if new < height else 2 * height - 1 - new]
             for x in range(width):
-                inner[x] += sums.dtype.type(lower[x]) - sums.dtype.type(upper[x])
+                inner[x] += whole(lower[x]) - whole(upper[x])
         for x in range(reach):
             sums[reach - 1 - x] = inner[x]
             sums[reach + width + x] = inner[width - 1 - x]
-        total = sums[: side - 1].sum()
+        # Only the running sum itself has to be taken one by one; sums that are kept at once
+        # stay in their own type, of which more are added at a time.
         for x in range(width):
-            total += sums[x + side - 1]
-            around[x] = total
-            total -= sums[x]
+            excess[x] = entering[x] - leaving[x]
+        total = sums[:side].sum()
+        for x in range(width):
+            change = excess[x]
+            excess[x] = total
+            total += change
         row, out = levels[y], found[y]
         for x in range(width):
-            out[x] = (row[x] > threshold) & (row[x] * area - around[x] > margin)
+            excess[x] = whole(row[x]) * area - excess[x]
+        for x in range(width):
+            out[x] = (row[x] > threshold) & (excess[x] > margin)
+
+
+@_compiled
+def _meet(values: Any, others: Any, found: Any) -> None:
+    """Write where one of two rows is not 0."""
+    for x in range(found.size):
+        found[x] = values[x] | others[x]
+
+
+@_compiled
+def around(mask: Any, radius: int, found: Any) -> None:
+    """Write what lies around a mask: no further than `radius` by row and by column, not in it.
+
+    Args:
+        mask: HW uint8 of 0 and 1.
+        radius: In pixels, from 1 to 100.
+        found: HW bool, to be set.
+    """
+    height, width = mask.shape
+    # Of each column how many rows in reach are set, with nothing beyond both sides.
+    side = 2 * radius + 1
+    counts = np.zeros(width + side - 1, np.uint8)
+    inner, near, spare = counts[radius : radius + width], counts.copy(), counts.copy()
+    for y in range(-radius, height):
+        new, old = y + radius, y - 1 - radius
+        if new < height:
+            row = mask[new]
+            for x in range(width):
+                inner[x] += row[x]
+        if old >= 0:
+            row = mask[old]
+            for x in range(width):
+                inner[x] -= row[x]
+        if y < 0:
+            continue
+        # What is known of so many columns from each one on is, moved, known of twice as many.
+        size = counts.size - 1
+        _meet(counts, counts[1:], near[:size])
+        reach = 2
+        while reach < side:
+            step = min(reach, side - reach)
+            size -= step
+            _meet(near, near[step:], spare[:size])
+            near, spare = spare, near
+            reach += step
+        row, out = mask[y], found[y]
+        for x in range(width):
+            out[x] = (near[x] != 0) & (row[x] == 0)
 
 
 @_compiled
@@ -296,7 +353,8 @@ def sum_of_levels(levels: Any, mask: Any) -> Any:
     for y in range(levels.shape[0]):
         row, weights, part = levels[y], mask[y], np.int32(0)
         for x in range(row.size):
-            part += np.int32(row[x]) * np.int32(weights[x])
+            # Without the outer type each sum would be one of 64 bits.
+            part = np.int32(part + np.int32(row[x]) * np.int32(weights[x]))
         total += np.int64(part)
     return total
 
@@ -308,6 +366,7 @@ def sum_of_gaps(levels: Any, others: Any, mask: Any) -> Any:
     for y in range(levels.shape[0]):
         row, other, weights, part = levels[y], others[y], mask[y], np.int32(0)
         for x in range(row.size):
-            part += abs(np.int32(row[x]) - np.int32(other[x])) * np.int32(weights[x])
+            gap = np.int32(np.int32(row[x]) - np.int32(other[x]))
+            part = np.int32(part + np.int32(abs(gap)) * np.int32(weights[x]))
         total += np.int64(part)
     return total

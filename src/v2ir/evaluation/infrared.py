@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from v2ir.evaluation.compiled import stand_out, sum_of_gaps
+from v2ir.evaluation.compiled import around, stand_out, sum_of_gaps
 from v2ir.evaluation.grey import Grey
 from v2ir.evaluation.levels import LEVELS
 from v2ir.evaluation.metrics import Rule
@@ -58,7 +58,7 @@ class Facts:
     @functools.cached_property
     def ring(self) -> np.ndarray | None:
         """Mask of what lies around the hot regions, up to 8 px away; None without them."""
-        return None if self.hot is None else grown(self.hot, RING_PIXELS) & ~self.hot
+        return None if self.hot is None else surroundings(self.hot, RING_PIXELS)
 
     @functools.cached_property
     def true_contrast(self) -> float:
@@ -137,18 +137,15 @@ def above_square(levels: np.ndarray, side: int, margin: int, threshold: int) -> 
     return found
 
 
-def grown(mask: np.ndarray, radius: int) -> np.ndarray:
-    """Return where a square of `radius` pixels around the place meets the mask, HW bool."""
-    found = mask.copy()
-    for rows in (found, found.T):
-        reach = 0
-        while reach < radius:
-            # What reaches this far on both sides may be moved by twice that and one pixel.
-            step = min(2 * reach + 1, radius - reach)
-            before = rows.copy(order="K")
-            rows[step:] |= before[:-step]
-            rows[:-step] |= before[step:]
-            reach += step
+def surroundings(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Return where a square of `radius` pixels around the place meets the mask, outside it.
+
+    Args:
+        mask: HW bool.
+        radius: In pixels, from 1 to 100.
+    """
+    found = np.empty_like(mask)
+    around(mask.view(np.uint8), radius, found)
     return found
 
 
