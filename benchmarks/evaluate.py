@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import resource
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -139,9 +140,11 @@ def main() -> None:
     late = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(f"{options.images} pairs of {WIDTH}x{HEIGHT}, {num_cores()} cores")
     for place, what in enumerate(("wall", "processor")):
-        first, second = (min(r[place] for r in rows) for rows in (decoding, measuring))
-        print(f"{what}: decode twice {first:.2f} s, evaluate {second:.2f} s")
-        print(f"{what}: ratio {second / first:.2f}")
+        pairs = [(one[place], two[place]) for one, two in zip(decoding, measuring, strict=True)]
+        first, second = (statistics.median(times) for times in zip(*pairs, strict=True))
+        ratio = statistics.median(evaluating / twice for twice, evaluating in pairs)
+        print(f"{what}: decode twice {first:.2f} s, evaluate {second:.2f} s (medians)")
+        print(f"{what}: ratio {ratio:.2f}, the median of {len(pairs)} rounds")
     print(f"peak memory {early} MB after one run, {late} MB after {options.rounds + 1}")
 
 

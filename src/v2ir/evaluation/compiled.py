@@ -33,9 +33,11 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 @_compiled
 def _fill(judged: Any, truth: Any, total_offset: Any, gap_offset: Any, fields: Any) -> None:
     """Set the fields of a row: p + t and p - t, less an offset each, and their squares."""
+    number = fields.dtype.type
     for x in range(truth.size):
-        total = judged[x] + truth[x] - total_offset
-        gap = judged[x] - truth[x] - gap_offset
+        first, second = number(judged[x]), number(truth[x])
+        total = first + second - total_offset
+        gap = first - second - gap_offset
         fields[0, x] = total
         fields[1, x] = gap
         fields[2, x] = total * total
@@ -124,19 +126,19 @@ def similarity_means(
     Source: Wang, Bovik, Sheikh and Simoncelli, 2004, equation 13.
 
     Args:
-        truth: HW float, both sides at least 11.
+        truth: HW uint8 or float, both sides at least 11.
         judged: The same shape and type.
-        weights: The first six weights of the window, of that type.
+        weights: The first six weights of the window, of the type to count in.
         constants: (2 C1, 2 C2), a pair of that type.
         negative: The negative image is `negative - judged`; 0 where it is not asked for.
         found: Four numbers, float64, to be set: the mean similarity, the mean of its contrast
             term alone, and both of the negative image; without meaning where it is not asked for.
     """
     height, width = truth.shape
-    columns = width - WINDOW + 1
-    fields = np.empty((4, width), truth.dtype)
-    ring = np.empty((2 * WINDOW, 4, columns), truth.dtype)
-    means = np.empty((4, columns), truth.dtype)
+    columns, kind = width - WINDOW + 1, weights.dtype.type
+    fields = np.empty((4, width), weights.dtype)
+    ring = np.empty((2 * WINDOW, 4, columns), weights.dtype)
+    means = np.empty((4, columns), weights.dtype)
     rows = ring.reshape(-1)
     light, texture = constants
     found[:] = 0.0
@@ -149,8 +151,8 @@ def similarity_means(
                 judged_sum += judged[y, x]
                 truth_sum += truth[y, x]
                 number += 1
-        offset = truth.dtype.type(np.rint((judged_sum + truth_sum) / number))
-        gap_offset = truth.dtype.type(np.rint((judged_sum - truth_sum) / number))
+        offset = kind(np.rint((judged_sum + truth_sum) / number))
+        gap_offset = kind(np.rint((judged_sum - truth_sum) / number))
         for y in range(top, end):
             _fill(judged[y], truth[y], offset, gap_offset, fields)
             _across(fields, weights, ring, (y - top) % WINDOW)
@@ -178,11 +180,14 @@ def similarity_means(
 @_compiled
 def halve(values: Any, found: Any) -> None:
     """Write the means of 2x2 pixels; an odd last row or column is left out."""
-    quarter = found.dtype.type(0.25)
+    kind = found.dtype.type
+    sums = np.empty(values.shape[1], found.dtype)
     for y in range(found.shape[0]):
         upper, lower, out = values[2 * y], values[2 * y + 1], found[y]
+        for x in range(sums.size):
+            sums[x] = kind(upper[x]) + kind(lower[x])
         for x in range(out.size):
-            out[x] = (upper[2 * x] + upper[2 * x + 1] + lower[2 * x] + lower[2 * x + 1]) * quarter
+            out[x] = (sums[2 * x] + sums[2 * x + 1]) * kind(0.25)
 
 
 @_compiled
@@ -190,19 +195,21 @@ def _twice_the_gradient(values: Any, y: int, out: Any) -> None:
     """Write twice the length of the gradient of a row; one-sided differences at the borders."""
     height, width = values.shape
     row, upper, lower = values[y], values[max(y - 1, 0)], values[min(y + 1, height - 1)]
-    down = out.dtype.type(2.0 if y in (0, height - 1) else 1.0)
+    kind = out.dtype.type
+    down = kind(2.0 if y in (0, height - 1) else 1.0)
     for x in range(1, width - 1):
-        right, below = row[x + 1] - row[x - 1], (lower[x] - upper[x]) * down
+        right = kind(row[x + 1]) - kind(row[x - 1])
+        below = (kind(lower[x]) - kind(upper[x])) * down
         out[x] = np.sqrt(right * right + below * below)
     for x in (0, width - 1):
-        right = row[min(x + 1, width - 1)] - row[max(x - 1, 0)]
-        below = (lower[x] - upper[x]) * down
+        right = kind(row[min(x + 1, width - 1)]) - kind(row[max(x - 1, 0)])
+        below = (kind(lower[x]) - kind(upper[x])) * down
         out[x] = np.sqrt(4 * right * right + below * below)
 
 
 @_compiled
 def gradient_lengths(values: Any, found: Any) -> None:
-    """Write the length of the gradient of HW float32; sides of at least 2 px."""
+    """Write the length of the gradient, float32, of HW uint8 or float32; sides of at least 2 px."""
     for y in range(len(values)):
         _twice_the_gradient(values, y, found[y])
         found[y] *= found.dtype.type(0.5)
@@ -211,7 +218,7 @@ def gradient_lengths(values: Any, found: Any) -> None:
 @_compiled
 def gradient_mean(values: Any) -> float:
     """Return the mean of what `gradient_lengths` writes."""
-    row = np.empty(values.shape[1], values.dtype)
+    row = np.empty(values.shape[1], np.float32)
     total = 0.0
     for y in range(len(values)):
         _twice_the_gradient(values, y, row)
@@ -224,6 +231,18 @@ def count_pairs(levels: Any, others: Any, counts: Any) -> None:
     """Add to 256x256 counts how many places have each pair of levels; both of one axis."""
     for place in range(levels.size):
         counts[levels[place], others[place]] += 1
+
+
+@_compiled
+def margins(counts: Any, rows: Any, columns: Any) -> None:
+    """Set the sums of the rows and of the columns of 256x256 counts."""
+    columns[:] = 0
+    for level in range(len(counts)):
+        row, total = counts[level], 0
+        for other in range(row.size):
+            total += row[other]
+            columns[other] += row[other]
+        rows[level] = total
 
 
 @_compiled
@@ -250,6 +269,21 @@ def sum_of_products(counts: Any, values: Any, others: Any) -> float:
 
 
 @_compiled
+def _running(values: Any, side: int, found: Any) -> None:
+    """Write the sums of so many values from each place on."""
+    # Sums that are kept at once stay in their own type, of which more are added at a time than
+    # of whole numbers of 64 bits; only what runs has to be taken one by one.
+    leaving, entering = values[: found.size], values[side:]
+    for x in range(found.size):
+        found[x] = entering[x] - leaving[x]
+    total = values[:side].sum()
+    for x in range(found.size):
+        change = found[x]
+        found[x] = total
+        total += change
+
+
+@_compiled
 def stand_out(levels: Any, side: int, margin: int, threshold: int, sums: Any, found: Any) -> None:
     """Write where a level is above a threshold and above what is around it.
 
@@ -267,7 +301,6 @@ def stand_out(levels: Any, side: int, margin: int, threshold: int, sums: Any, fo
     # Of each column the sum of the rows in reach, with the columns mirrored to both sides.
     sums[:] = 0
     inner, excess = sums[reach : reach + width], np.empty(width, sums.dtype)
-    leaving, entering = sums[:width], sums[side:]
     for y in range(-reach, reach + 1):
         row = levels[y if y >= 0 else -y - 1]
         for x in range(width):
@@ -282,15 +315,7 @@ def stand_out(levels: Any, side: int, margin: int, threshold: int, sums: Any, fo
         for x in range(reach):
             sums[reach - 1 - x] = inner[x]
             sums[reach + width + x] = inner[width - 1 - x]
-        # Only the running sum itself has to be taken one by one; sums that are kept at once
-        # stay in their own type, of which more are added at a time.
-        for x in range(width):
-            excess[x] = entering[x] - leaving[x]
-        total = sums[:side].sum()
-        for x in range(width):
-            change = excess[x]
-            excess[x] = total
-            total += change
+        _running(sums, side, excess)
         row, out = levels[y], found[y]
         for x in range(width):
             excess[x] = whole(row[x]) * area - excess[x]

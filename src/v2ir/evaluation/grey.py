@@ -47,10 +47,9 @@ class Grey:
         return self.pixels if self.pixels.dtype == np.uint8 else to_uint8(self.pixels)
 
     @functools.cached_property
-    def floats(self) -> np.ndarray:
-        """HW float32 in levels, from 0 to 255 and not rounded to them."""
-        values = self.levels if self.is_exact else self.image * 255.0
-        return values.astype(np.float32)
+    def unrounded(self) -> np.ndarray:
+        """HW in levels, from 0 to 255 and not rounded to them: uint8 if all are, or float32."""
+        return self.levels if self.is_exact else (self.image * 255.0).astype(np.float32)
 
     @functools.cached_property
     def is_exact(self) -> bool:
@@ -96,7 +95,7 @@ class Grey:
             return np.zeros(self.pixels.shape, np.float32)
         if self.negative_of is not None:
             return self.negative_of.edges
-        return gradient_magnitude(self.floats)
+        return gradient_magnitude(self.unrounded)
 
     @functools.cached_property
     def mean_edge(self) -> float:
@@ -107,7 +106,7 @@ class Grey:
             return self.negative_of.mean_edge
         if "edges" in self.__dict__:
             return float(self.edges.sum(axis=1).sum(dtype=np.float64)) / self.edges.size
-        return mean_gradient(self.floats)
+        return mean_gradient(self.unrounded)
 
     @property
     def _has_no_edges(self) -> bool:
@@ -124,6 +123,9 @@ class Grey:
         table = self._tables.get(other)
         if table is None:
             table = self._tables[other] = LevelTable(self._counted(other))
+            # The histograms of both fall out of it.
+            self.__dict__.setdefault("histogram", table.rows.astype(np.int64))
+            other.__dict__.setdefault("histogram", table.columns.astype(np.int64))
         return table
 
     def _counted(self, other: Grey) -> np.ndarray:
@@ -133,27 +135,22 @@ class Grey:
             counts = np.zeros((LEVELS, LEVELS), np.int64)
             counts[self.levels.flat[0]] = other.histogram
             return counts
-        counts = joint_counts(self.levels, other.levels)
-        # The histograms of both fall out of it.
-        self.__dict__.setdefault("histogram", counts.sum(1))
-        other.__dict__.setdefault("histogram", counts.sum(0))
-        return counts
+        return joint_counts(self.levels, other.levels)
 
     def release(self) -> None:
         """Forget the large arrays that can be made again."""
-        for name in ("image", "floats", "edges", "edge_pattern"):
+        for name in ("image", "unrounded", "edges", "edge_pattern"):
             self.__dict__.pop(name, None)
 
-    def mean_in(self, mask: np.ndarray) -> float:
-        """Return the mean in [0, 1] of the pixels where a mask is set; it is somewhere."""
+    def mean_in(self, mask: np.ndarray, number: int) -> float:
+        """Return the mean in [0, 1] of the pixels where a mask is set, which are so many."""
         if self.is_exact:
-            total = sum_of_levels(self.levels, mask.view(np.uint8))
-            return float(total) / np.count_nonzero(mask) / 255.0
+            return float(sum_of_levels(self.levels, mask.view(np.uint8))) / number / 255.0
         return float(self.image[mask].mean(dtype=np.float64))
 
     def layer(self, *, with_negative: bool = False) -> Layer:
         """Return the image in levels."""
-        return Layer(self.floats, 255.0 if with_negative else None)
+        return Layer(self.unrounded, 255.0 if with_negative else None)
 
 
 def is_negative(image: Grey, other: Grey) -> bool:
@@ -171,10 +168,14 @@ def gradient_magnitude(values: np.ndarray) -> np.ndarray:
     Central differences inside and one-sided ones at the borders, as in `numpy.gradient`.
     """
     found = np.empty(values.shape, np.float32)
-    gradient_lengths(values.astype(np.float32, copy=False), found)
+    gradient_lengths(_readable(values), found)
     return found
 
 
 def mean_gradient(values: np.ndarray) -> float:
     """Return the mean of `gradient_magnitude` without keeping it."""
-    return float(gradient_mean(values.astype(np.float32, copy=False)))
+    return float(gradient_mean(_readable(values)))
+
+
+def _readable(values: np.ndarray) -> np.ndarray:
+    return values if values.dtype == np.uint8 else values.astype(np.float32, copy=False)

@@ -61,6 +61,11 @@ class Facts:
         return None if self.hot is None else surroundings(self.hot, RING_PIXELS)
 
     @functools.cached_property
+    def num_ring(self) -> int:
+        """Number of pixels of `ring`."""
+        return 0 if self.ring is None else int(np.count_nonzero(self.ring))
+
+    @functools.cached_property
     def true_contrast(self) -> float:
         """How far the truth's hot regions stand out of what is around them; NaN if unknown."""
         return math.nan if self.truth is None else contrast_of(self.truth, self)
@@ -200,9 +205,9 @@ def hot_contrast(prediction: Grey, facts: Facts) -> float:
 
 def contrast_of(image: Grey, facts: Facts) -> float:
     """Return the mean of the hot regions minus that around them; NaN where there are none."""
-    if facts.hot is None or facts.ring is None or not facts.ring.any():
+    if facts.hot is None or facts.ring is None or not facts.num_ring:
         return math.nan
-    return image.mean_in(facts.hot) - image.mean_in(facts.ring)
+    return image.mean_in(facts.hot, facts.num_hot) - image.mean_in(facts.ring, facts.num_ring)
 
 
 def rank_correlation(prediction: Grey, facts: Facts) -> float:

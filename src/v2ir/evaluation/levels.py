@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from v2ir.evaluation.compiled import count_pairs, sum_of_pairs, sum_of_products
+from v2ir.evaluation.compiled import count_pairs, margins, sum_of_pairs, sum_of_products
 
 LEVELS = 256
 
@@ -35,15 +35,21 @@ class LevelTable:
         """`counts` as float64: products of whole numbers have no fast path."""
         return self.counts.astype(np.float64)
 
-    @functools.cached_property
+    @property
     def rows(self) -> np.ndarray:
-        """How many pixels of the first image have each level."""
-        return self.counts.sum(1, dtype=np.float64)
+        """How many pixels of the first image have each level, float64."""
+        return self._margins[0]
+
+    @property
+    def columns(self) -> np.ndarray:
+        """How many pixels of the second image have each level, float64."""
+        return self._margins[1]
 
     @functools.cached_property
-    def columns(self) -> np.ndarray:
-        """How many pixels of the second image have each level."""
-        return self.counts.sum(0, dtype=np.float64)
+    def _margins(self) -> np.ndarray:
+        found = np.empty((2, LEVELS))
+        margins(self.counts, *found)
+        return found
 
     @functools.cached_property
     def absolute_error(self) -> float:

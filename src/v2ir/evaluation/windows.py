@@ -1,6 +1,7 @@
 """Means over the Gaussian windows of the structural similarity.
 
-Everything is counted in the type of the images: float64 for the definition, float32 for speed.
+Everything is counted in the type of the images, float64 for the definition and float32 for speed;
+images of 8 bits in float32.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Layer:
     """An image as the similarities read it.
 
     Attributes:
-        values: HW float32 or float64.
+        values: HW uint8, float32 or float64.
         negative: The negative image is `negative - values`; None where it is not asked for.
     """
 
@@ -33,7 +34,7 @@ class Layer:
     def halved(self) -> Layer:
         """Return the means of 2x2 pixels; an odd last row or column is left out."""
         height, width = self.values.shape
-        found = np.empty((height // 2, width // 2), self.values.dtype)
+        found = np.empty((height // 2, width // 2), _counted_in(self.values.dtype))
         halve(self.values, found)
         return dataclasses.replace(self, values=found)
 
@@ -60,18 +61,19 @@ def similarity(
 
     Args:
         truth: Both sides at least the window's 11 px.
-        judged: An image of the same shape and type.
+        judged: An image of the same shape.
         data_range: Range of the values, from which the two constants are made.
 
     Returns:
         The similarity and, where the image has a `negative`, that of its negative.
     """
-    dtype = truth.values.dtype
+    read = np.result_type(truth.values, judged.values)
+    dtype = _counted_in(read)
     light, texture = (dtype.type(2 * (k * data_range) ** 2) for k in (SSIM_K1, SSIM_K2))
     found = np.empty(4)
     similarity_means(
-        np.ascontiguousarray(truth.values),
-        np.ascontiguousarray(judged.values, dtype),
+        np.ascontiguousarray(truth.values, read),
+        np.ascontiguousarray(judged.values, read),
         _weights(dtype),
         (light, texture),
         dtype.type(judged.negative or 0.0),
@@ -79,6 +81,11 @@ def similarity(
     )
     plain, negative = (Similarity(*pair) for pair in found.reshape(2, 2).tolist())
     return plain, None if judged.negative is None else negative
+
+
+def _counted_in(dtype: np.dtype) -> np.dtype:
+    """Return the type of sums over values of a type."""
+    return np.dtype(np.float32) if dtype == np.uint8 else dtype
 
 
 @functools.cache
