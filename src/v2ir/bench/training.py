@@ -20,6 +20,7 @@ from v2ir.bench.workbench import Workbench
 from v2ir.data import SplitRule, index
 from v2ir.files import read_jsonl, write_jsonl
 from v2ir.model import Model
+from v2ir.model.networks import encode_mode
 from v2ir.records import Progress, no_progress
 from v2ir.training import Stage
 from v2ir.training.cache import Caches, LatentCache, TextCache
@@ -102,7 +103,11 @@ class TrainingSteps:
     def _objective(self, clock: dict[str, float], *, cached: bool) -> Denoising:
         model = self.model
         kind = LatentCache if cached else Forgetful
-        encode = self._timed(clock, "autoencoder", model.encode)
+
+        def as_training(images: Tensor) -> Tensor:
+            return encode_mode(model.autoencoder, images.to(model.device))
+
+        encode = self._timed(clock, "autoencoder", as_training)
         embed = self._timed(clock, "text encoder", lambda prompt: model.embed_prompts([prompt])[0])
         latents = kind(self.folder, encode, "bench")
         visible = None

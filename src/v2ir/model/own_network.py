@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -55,3 +56,35 @@ class OwnNetwork(nn.Module):
                 do=f"train the stage with the objective {cls.objective} again",
             ) from error
         return network.eval()
+
+
+class SmallNetwork(OwnNetwork):
+    """A small part beside the autoencoder: residual blocks at several sizes of the image.
+
+    Args:
+        latents: Channels of a latent.
+        widths: Channels at each size, each twice or half as large as the one before.
+        blocks: Residual blocks at each size.
+
+    Attributes:
+        title: What messages call it.
+
+    Raises:
+        ModelError: If widths and blocks differ in number.
+    """
+
+    title: ClassVar[str]
+
+    def __init__(self, latents: int, widths: Sequence[int], blocks: Sequence[int]) -> None:
+        super().__init__()
+        if len(widths) != len(blocks):
+            raise ModelError(
+                f"a {self.title} needs as many widths as numbers of blocks",
+                got=f"{len(widths)} widths, {len(blocks)} numbers of blocks",
+            )
+        self.config = {"latents": latents, "widths": list(widths), "blocks": list(blocks)}
+
+    @property
+    def factor(self) -> int:
+        """Pixels of the picture for one of the latent, along a side."""
+        return 2 ** (len(self.config["widths"]) - 1)

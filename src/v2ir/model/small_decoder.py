@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from v2ir.errors import ModelError
-from v2ir.model.own_network import OwnNetwork
+from v2ir.model.own_network import SmallNetwork
 
 
-class SmallDecoder(OwnNetwork):
+class SmallDecoder(SmallNetwork):
     """A decoder of plain convolutions: a few residual blocks at each size, no attention.
 
     It takes latents of unit variance, as the denoiser gives them, and makes one channel.
@@ -26,22 +25,13 @@ class SmallDecoder(OwnNetwork):
         ModelError: If widths and blocks differ in number.
     """
 
+    title = "small decoder"
     objective = "decoder_distillation"
 
     def __init__(self, latents: int, widths: Sequence[int], blocks: Sequence[int]) -> None:
         from diffusers.models.autoencoders.vae import DecoderTiny
 
-        super().__init__()
-        if len(widths) != len(blocks):
-            raise ModelError(
-                "a small decoder needs as many widths as numbers of blocks",
-                got=f"{len(widths)} widths, {len(blocks)} numbers of blocks",
-            )
-        self.config = {
-            "latents": latents,
-            "widths": list(widths),
-            "blocks": list(blocks),
-        }
+        super().__init__(latents, widths, blocks)
         self.layers = DecoderTiny(
             in_channels=latents,
             out_channels=1,
@@ -51,11 +41,6 @@ class SmallDecoder(OwnNetwork):
             act_fn="relu",
             upsample_fn="nearest",
         )
-
-    @property
-    def factor(self) -> int:
-        """Pixels of the picture for one of the latent, along a side."""
-        return 2 ** (len(self.config["widths"]) - 1)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Decode scaled latents (N, c, h, w) to pictures (N, 1, H, W), about [-1, 1]."""

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from v2ir.errors import ModelError
-from v2ir.model.own_network import OwnNetwork
+from v2ir.model.own_network import SmallNetwork
 
 
-class SmallEncoder(OwnNetwork):
+class SmallEncoder(SmallNetwork):
     """An encoder of plain convolutions: a few residual blocks at each size, no attention.
 
     It takes a picture of three channels and gives the latent that the autoencoder's own
@@ -30,30 +29,16 @@ class SmallEncoder(OwnNetwork):
         ModelError: If widths and blocks differ in number.
     """
 
+    title = "small encoder"
     objective = "encoder_distillation"
     mean: Tensor
     deviation: Tensor
 
     def __init__(self, latents: int, widths: Sequence[int], blocks: Sequence[int]) -> None:
-        super().__init__()
-        if len(widths) != len(blocks):
-            raise ModelError(
-                "a small encoder needs as many widths as numbers of blocks",
-                got=f"{len(widths)} widths, {len(blocks)} numbers of blocks",
-            )
-        self.config = {
-            "latents": latents,
-            "widths": list(widths),
-            "blocks": list(blocks),
-        }
+        super().__init__(latents, widths, blocks)
         self.layers = _layers(latents, widths, blocks)
         self.register_buffer("mean", torch.zeros(1, latents, 1, 1))
         self.register_buffer("deviation", torch.ones(1, latents, 1, 1))
-
-    @property
-    def factor(self) -> int:
-        """Pixels of the picture for one of the latent, along a side."""
-        return 2 ** (len(self.config["widths"]) - 1)
 
     def set_units(self, mean: Tensor, deviation: Tensor) -> None:
         """Tell the mean and the deviation of each channel of the autoencoder's latents, (c,)."""

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from v2ir.errors import ModelError
 from v2ir.model import Model
 from v2ir.model.networks import encode_mode
 from v2ir.model.small_decoder import SmallDecoder
@@ -17,6 +16,7 @@ from v2ir.training.objectives.adversary import PatchDiscriminator, contest, make
 from v2ir.training.objectives.perceptual import Distance, make_perceptual
 from v2ir.training.objectives.pixels import edge_l1, structural_dissimilarity
 from v2ir.training.objectives.reconstruction import Reconstruction
+from v2ir.training.objectives.small_parts import small_part
 from v2ir.training.scenes import TrainingScene
 from v2ir.training.stage import Stage
 
@@ -35,7 +35,9 @@ class DecoderDistillation(Reconstruction):
 
     def __init__(self, model: Model, stage: Stage, caches: Caches | None = None) -> None:
         super().__init__(model, stage, caches)
-        self.decoder = _small_decoder(model, stage)
+        self.decoder = small_part(
+            SmallDecoder, model.decoder, model, stage, stage.decoder_widths, stage.decoder_blocks
+        )
         self.modules = {"decoder": self.decoder}
         model.autoencoder.requires_grad_(False)
         self.distance: Distance | None = None
@@ -72,19 +74,3 @@ class DecoderDistillation(Reconstruction):
     def finish(self, scenes: Sequence[TrainingScene]) -> None:
         """Put the small decoder into the model; the latents stay what they were."""
         self.model.decoder = self.decoder.eval().requires_grad_(False)
-
-
-def _small_decoder(model: Model, stage: Stage) -> SmallDecoder:
-    """Return the model's small decoder if it has the stage's sizes, or a new one."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        fresh = SmallDecoder(model.card.channels, stage.decoder_widths, stage.decoder_blocks)
-    if fresh.factor != model.card.factor:
-        raise ModelError(
-            f"the small decoder of the stage {stage.name} does not fit {model.card.name}",
-            got=f"{len(stage.decoder_widths)} widths, which enlarge {fresh.factor} times",
-            do=f"give widths and blocks for a factor of {model.card.factor}",
-        )
-    if model.decoder is not None and model.decoder.config == fresh.config:
-        return model.decoder
-    return fresh.to(model.device)

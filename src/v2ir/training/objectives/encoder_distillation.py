@@ -17,6 +17,7 @@ from v2ir.model.small_encoder import SmallEncoder
 from v2ir.records import Progress
 from v2ir.training.cache import Caches
 from v2ir.training.objectives.objective import Draw, part_hash, random_crop, read_part
+from v2ir.training.objectives.small_parts import small_part
 from v2ir.training.scenes import TrainingScene
 from v2ir.training.stage import Stage
 from v2ir.training.variants import Variant
@@ -56,7 +57,9 @@ class EncoderDistillation:
                 f"a stage told {', '.join(stage.conditions) or 'nothing'}",
                 do="give a model and a stage that are told visible images or maps",
             )
-        self.encoder = _small_encoder(model, stage)
+        self.encoder = small_part(
+            SmallEncoder, model.encoder, model, stage, stage.encoder_widths, stage.encoder_blocks
+        )
         self.modules: dict[str, nn.Module] = {"encoder": self.encoder}
         model.autoencoder.requires_grad_(False)
 
@@ -130,20 +133,3 @@ def _summed(values: Tensor, device: torch.device) -> Tensor:
     values = values.to(device)
     distributed.all_reduce(values)
     return values.cpu()
-
-
-def _small_encoder(model: Model, stage: Stage) -> SmallEncoder:
-    """Return the model's small encoder if it has the stage's sizes, or a new one."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        fresh = SmallEncoder(model.card.channels, stage.encoder_widths, stage.encoder_blocks)
-    if fresh.factor != model.card.factor:
-        raise ModelError(
-            f"the small encoder of the stage {stage.name} does not fit {model.card.name}",
-            got=f"{len(stage.encoder_widths)} widths, which make a picture {fresh.factor} times "
-            "smaller",
-            do=f"give widths and blocks for a factor of {model.card.factor}",
-        )
-    if model.encoder is not None and model.encoder.config == fresh.config:
-        return model.encoder
-    return fresh.to(model.device)
