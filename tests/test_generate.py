@@ -122,14 +122,19 @@ def test_a_stem_is_readable():
 # The sampler
 
 
-def test_parity_with_a_loop_written_out(model):
+@pytest.mark.parametrize("negative", [None, HOUSE.text])
+def test_parity_with_a_loop_written_out(model, negative):
     """DDIM with guidance by the textbook: Song et al. 2021, Eq. 12; Ho and Salimans, Eq. 6."""
-    sampler = TextSampler(model, GenerateSettings(seed=3, steps=4, guidance=3.0, style="south"))
+    settings = GenerateSettings(
+        seed=3, steps=4, guidance=3.0, style="south", negative_prompt=negative
+    )
+    sampler = TextSampler(model, settings)
     generator = sampler._generator(STREET, 1)
     x = torch.randn((1, 4, 8, 8), generator=generator)
     alphas = model.schedule.alphas_cumprod
     nothing = torch.zeros(1, 8, 8, 8)
-    texts = [model.embed([STREET.text]), model.embed_prompts([""])]
+    away = model.embed([negative]) if negative else model.embed_prompts([""])
+    texts = [model.embed([STREET.text]), away]
     with torch.no_grad():
         for place, t in enumerate((999, 749, 499, 249)):
             v_text, v_none = (
@@ -169,6 +174,7 @@ def test_seed_number_text_style_and_guidance_change_the_picture(model):
             (GenerateSettings(), (HOUSE, 0)),
             (GenerateSettings(guidance=7.0), (STREET, 0)),
             (GenerateSettings(steps=3), (STREET, 0)),
+            (GenerateSettings(negative_prompt=HOUSE.text), (STREET, 0)),
         )
     ]
     for place, picture in enumerate(pictures):
@@ -215,6 +221,7 @@ def test_the_nearest_side(pixels, multiple):
         (GenerateSettings(guidance=float("nan")), InputError, "guidance"),
         (GenerateSettings(solver="dim"), UnknownNameError, "ddim"),
         (GenerateSettings(style="nort"), UnknownNameError, "north"),
+        (GenerateSettings(guidance=1.0, negative_prompt="x"), InputError, "no effect.*scale 1"),
     ],
 )
 def test_wrong_settings_are_refused(model, settings, error, message):
@@ -345,6 +352,13 @@ def test_the_verb_makes_keeps_and_remakes(model_folder, tmp_path, monkeypatch, c
 
     assert v2ir(monkeypatch, *arguments, "--seed", 1, given=asked) == 0
     assert "4 infrared images made:" in capsys.readouterr().err
+
+    away = (*arguments, "--seed", 1, "--negative-prompt", "night")
+    assert v2ir(monkeypatch, *away, given=asked) == 0
+    assert "4 infrared images made:" in capsys.readouterr().err
+    assert json.loads((out / f"{named}-1.json").read_text())["negative_prompt"] == "night"
+    assert v2ir(monkeypatch, *away, given=asked) == 0
+    assert "0 infrared images made, 4 kept" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,9 @@ def command(
     guidance: float | None = typer.Option(
         None, metavar="SCALE", help="How closely to follow the text; 1 is no guidance."
     ),
+    negative_prompt: str | None = typer.Option(
+        None, metavar="TEXT", help="What guidance leads away from; without, the empty text."
+    ),
     reuse: int | None = typer.Option(None, help="Compute inner features at every n-th step."),
     precision: str | None = typer.Option(
         None, help="Number format of the network: float32, bfloat16, float16, int8 or auto."
@@ -77,6 +80,7 @@ def command(
         steps=steps,
         solver=solver,
         guidance=guidance,
+        negative_prompt=negative_prompt,
         batch_size=batch_size,
         speed=speed,
         reuse=reuse,

@@ -37,6 +37,7 @@ class PictureSidecar(JsonRecord):
         solver: Name of the solver.
         guidance: Scale of the text.
         guidance_interval: Part of the timesteps in which it acts.
+        negative_prompt: Text that guidance led away from, or None.
         width: Width in pixels.
         height: Height in pixels.
         style: Camera style, or None for no style.
@@ -60,6 +61,7 @@ class PictureSidecar(JsonRecord):
     width: int
     height: int
     style: str | None = None
+    negative_prompt: str | None = None
     speed: str | None = None
     reuse: int = 1
     precision: str = "float32"
@@ -154,6 +156,7 @@ def wanted_sidecar(picture: Picture, sampler: TextSampler) -> PictureSidecar:
         width=sampler.width,
         height=sampler.height,
         style=sampler.style,
+        negative_prompt=sampler.negative_prompt,
         speed=sampler.speed,
         reuse=sampler.plan.reuse,
         precision=sampler.plan.precision,

@@ -39,6 +39,7 @@ class GenerateSettings:
         steps: Number of solver steps.
         solver: Name of a row of `SOLVERS`.
         guidance: Scale of the text: 1 is none, more follows the text more closely.
+        negative_prompt: Text that guidance leads away from, in place of the empty one.
         batch_size: Pictures that run through the network together; by default 1 on a CPU
             and 8 elsewhere.
         speed: Name of a row of `SPEEDS`; it sets what is not given elsewhere.
@@ -53,6 +54,7 @@ class GenerateSettings:
     steps: int | None = None
     solver: str | None = None
     guidance: float | None = None
+    negative_prompt: str | None = None
     batch_size: int | None = None
     speed: str | None = None
     reuse: int | None = None
@@ -73,6 +75,7 @@ class TextSampler:
         steps: Number of solver steps.
         solver: Name of the solver.
         guidance: Guidance with the text's scale.
+        negative_prompt: Text that guidance leads away from, or None for the empty one.
         batch_size: Pictures that run through the network together.
         speed: Name of the speed that was asked for, or None.
         plan: How pictures are computed at that speed.
@@ -81,7 +84,8 @@ class TextSampler:
     Raises:
         UnknownNameError: If the style, the speed, the solver or the precision is unknown.
         InputError: If the model does not know text, a size does not fit it, a number is
-            out of range, or the speed leaves no room for chance.
+            out of range, the speed leaves no room for chance, or a negative prompt would have
+            no effect.
     """
 
     def __init__(self, model: Model, settings: GenerateSettings | None = None) -> None:
@@ -98,6 +102,7 @@ class TextSampler:
         self.model = self.plan.fitted(model)
         self.steps, self.solver = self.plan.steps, self.plan.solver
         self.guidance = self.plan.guidance
+        self.negative_prompt = (settings.negative_prompt or "").strip() or None
         self.batch_size = self.plan.batch_for(model.device)
         self.windows = windows_for(card.resolution, card.factor, card.multiple)
         self._check()
@@ -114,6 +119,8 @@ class TextSampler:
         self.plan.check()
         if not np.isfinite(self.guidance.text):
             raise InputError("the guidance scale must be a number", got=str(self.guidance.text))
+        if self.negative_prompt is not None:
+            self._check_negative()
         for what, side in (("width", self.width), ("height", self.height)):
             nearest = nearest_side(side, card.multiple)
             if side != nearest:
@@ -122,6 +129,21 @@ class TextSampler:
                     got=f"{side} px",
                     do=f"sides are multiples of {card.multiple} px; the nearest is {nearest}",
                 )
+
+    def _check_negative(self) -> None:
+        card = self.model.card
+        if card.guidance_range is not None:
+            raise InputError(
+                f"the model {card.name} has guidance folded in and takes no negative prompt",
+                got=str(self.negative_prompt),
+                do="give the model that it was distilled from",
+            )
+        if self.guidance.text <= 1:
+            raise InputError(
+                "a negative prompt has no effect without guidance",
+                got=f"the guidance scale {self.guidance.text:g}",
+                do="give a --guidance above 1",
+            )
 
     @torch.inference_mode()
     def run(self, batch: Sequence[tuple[Prompt, int]]) -> list[np.ndarray]:
@@ -156,8 +178,14 @@ class TextSampler:
         return Conditions(
             text=self.model.embed([prompt.text for prompt in prompts]),
             style=number,
-            null_text=self.model.embed_prompts([""]),
+            null_text=self._null_text(),
         )
+
+    def _null_text(self) -> torch.Tensor:
+        """Return what guidance leads away from, (1, L, D)."""
+        if self.negative_prompt is None:
+            return self.model.embed_prompts([""])
+        return self.model.embed([self.negative_prompt])
 
     def is_cut(self, prompt: Prompt) -> bool:
         """Whether the prompt has more tokens than the model reads; the rest has no effect."""
