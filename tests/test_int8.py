@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -149,6 +151,32 @@ def test_a_network_in_integers_is_near_and_the_given_one_stays(name, every_layer
     assert 0 < off(answer, wanted) < 0.1
     assert torch.equal(answer, made(*inputs).sample)
     assert all(torch.equal(network.state_dict()[key], value) for key, value in before.items())
+
+
+@needs_kernels
+def test_two_networks_of_one_model_hold_its_integers_once_and_let_them_go(every_layer):
+    network, _ = small_network("mini")
+    first, second = int8_network(network), int8_network(network)
+    held = {id(layer) for layer in first.modules() if isinstance(layer, KINDS)}
+    assert held == {id(layer) for layer in second.modules() if isinstance(layer, KINDS)}
+    rounded = weakref.ref(next(layer for layer in first.modules() if isinstance(layer, KINDS)))
+    del first, second
+    gc.collect()
+    assert rounded() is None
+    # Another weight, even behind the count of changes, as merged adapters have it.
+    before = int8_network(network).mid_block.resnets[0].conv1
+    network.mid_block.resnets[0].conv1.weight.data.mul_(2)
+    after = int8_network(network).mid_block.resnets[0].conv1
+    assert torch.equal(after.scales, 2 * before.scales)
+
+
+@needs_kernels
+def test_a_convolution_keeps_the_layouts_of_its_latest_sizes():
+    rounded = Int8Convolution(nn.Conv2d(8, 8, 3, padding=1))
+    with torch.no_grad():
+        for side in (4, 5, 6, 7, 8, 5):
+            rounded(torch.randn(1, 8, side, side))
+    assert list(rounded._layouts) == [(7, 7), (8, 8), (5, 5)]
 
 
 def test_only_layers_for_which_it_pays_are_in_integers(mini):

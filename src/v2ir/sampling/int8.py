@@ -12,6 +12,7 @@ out before they are used.
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from v2ir.errors import InputError
 from v2ir.model import Model
 from v2ir.sampling.lean import with_layers
+from v2ir.sampling.packed import fingerprint
 
 LEAST_CONVOLUTION = 2**13
 LEAST_LINEAR = 2**16
@@ -29,6 +31,8 @@ LEAST_LINEAR = 2**16
 _LEVELS = 127
 _ZERO = 128
 """Bytes 1 to 255 stand for -127 to 127."""
+_MOST_LAYOUTS = 3
+"""Sizes of pictures for which a convolution keeps its layout, the latest ones."""
 _LEAST = 1e-12
 """What is rounded is not divided by less, so that an image of zeros stays one."""
 
@@ -52,8 +56,10 @@ class _Int8(nn.Module):
         levels: Weights in [-127, 127], int8, in the shape of the plain layer's.
         scales: What one level stands for, by output channel, float32.
         offset: The plain layer's bias, or None.
+        source: The weight that was rounded, while it is there.
     """
 
+    source: weakref.ref[Tensor] | None = None
     levels: Tensor
     scales: Tensor
     offset: Tensor | None
@@ -70,7 +76,7 @@ class _Int8(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return all but the layouts: they cannot be written, and a copy makes its own."""
-        return {**self.__dict__, "_layouts": {}}
+        return {**self.__dict__, "_layouts": {}, "source": None}
 
 
 class Int8Convolution(_Int8):
@@ -92,7 +98,9 @@ class Int8Convolution(_Int8):
             layout = _kernels().qconv_prepack(
                 self.levels, self.scales, 1.0, _ZERO, *self.how, self.groups, shape
             )
-            self._layouts = {size: layout}
+            if len(self._layouts) == _MOST_LAYOUTS:
+                del self._layouts[next(iter(self._layouts))]
+            self._layouts[size] = layout
         made: Tensor = _kernels().qconv2d_pointwise(
             _levels(values, scales), 1.0, _ZERO, layout, self.scales, self.zeros, None,
             *self.how, self.groups, 1.0, 0, torch.float32, "none", [], "",
@@ -124,6 +132,10 @@ class Int8Linear(_Int8):
         return made.view(*values.shape[:-1], -1)
 
 
+_IN_USE: weakref.WeakValueDictionary[tuple[Any, ...], _Int8] = weakref.WeakValueDictionary()
+"""What is in use, so that two translators of one model do not hold its integers twice."""
+
+
 def _kernels() -> Any:
     return torch.ops.onednn
 
@@ -132,14 +144,28 @@ def _rounded(layer: nn.Module) -> nn.Module | None:
     """Return a layer in integers, or None where it has no such form or it does not pay."""
     # Subclasses may do more than their names say.
     if type(layer) is nn.Linear:
-        return Int8Linear(layer) if layer.weight.numel() >= LEAST_LINEAR else None
+        return _shared(Int8Linear, layer) if layer.weight.numel() >= LEAST_LINEAR else None
     if type(layer) is not nn.Conv2d:
         return None
     single = layer.kernel_size == (1, 1)
     if layer.weight.numel() < (LEAST_LINEAR if single else LEAST_CONVOLUTION):
         return None
     plain = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-    return Int8Convolution(layer) if plain else None
+    return _shared(Int8Convolution, layer) if plain else None
+
+
+def _shared(kind: Callable[[Any], _Int8], layer: nn.Module) -> _Int8:
+    """Return the layer's form in integers that is in use, if its weights are the same still."""
+    parameters = list(layer.parameters())
+    key = (
+        str(layer), *map(id, parameters), *(fingerprint(p.detach().float()) for p in parameters),
+    )  # fmt: skip
+    made = _IN_USE.get(key)
+    # The number of a tensor that is gone may be another's by now.
+    if made is None or made.source is None or made.source() is not parameters[0]:
+        made = _IN_USE[key] = kind(layer)
+        made.source = weakref.ref(parameters[0])
+    return made
 
 
 def int8_network(network: Any) -> Any:

@@ -54,9 +54,12 @@ _LAYOUTS: weakref.WeakValueDictionary[tuple[object, ...], _Layout] = weakref.Wea
 """What is in use, so that two translators of one model do not hold it twice."""
 
 
-def _bits(weight: Tensor) -> int:
-    """Return a sum over a weight's bits, modulo 2^32, which tells whether it has changed."""
-    return int(weight.view(torch.int32).sum(dtype=torch.int32))
+def fingerprint(weight: Tensor) -> tuple[int, float]:
+    """Return sums over a float32 weight that tell whether it has changed.
+
+    The sum over its bits, modulo 2^32, sees small changes, but no doubling of a large weight.
+    """
+    return int(weight.view(torch.int32).sum(dtype=torch.int32)), float(weight.sum())
 
 
 class _Packed(nn.Module, abc.ABC):
@@ -98,7 +101,7 @@ class _Packed(nn.Module, abc.ABC):
 
     def _laid_out(self, weight: Tensor, geometry: tuple[Any, ...]) -> _Layout:
         # Merged adapters change weights behind the count of changes, so the bits are looked at.
-        key = (id(self.weight), _bits(weight), *geometry)
+        key = (id(self.weight), fingerprint(weight), *geometry)
         layout = _LAYOUTS.get(key)
         if layout is None:
             layout = _LAYOUTS[key] = _Layout(self.weight, self._reorder(weight, *geometry))
