@@ -9,8 +9,10 @@ show: real crops with a person (or a car) against crops with none, as it rebuild
 model's size, on the features of a network that knows neither. How well it tells crops of scenes
 that it has not seen is printed first: the area under its curve, where 1 is always and 0.5 is
 chance. Then the same number for pictures that were asked for with a person (or car) against
-pictures that were asked for without. `--negative` makes the former with the latter's text as the
-negative prompt. Brackets are 95 % bootstrap intervals over pictures.
+pictures that were asked for without, and for people against cars: does the classifier of people
+tell one from the other? `--negative` leads guidance away from "no people and no cars" in the
+former, and from the bare place in the latter, so that both are guided as much. Brackets are
+95 % bootstrap intervals over pictures.
 """
 # ruff: noqa: T201
 
@@ -106,28 +108,30 @@ def main() -> None:
     options = parser.parse_args()
     network, model = load_features(options.features), load_model(options.model)
 
-    def pictures(ending: str, negative: str | None) -> np.ndarray:
+    def pictures(ending: str, away_from: str) -> np.ndarray:
         found = []
         for place in PLACES:
             settings = GenerateSettings(
                 guidance=options.guidance,
                 steps=options.steps,
-                negative_prompt=negative and place + negative,
+                negative_prompt=place + away_from if options.negative else None,
             )
             sampler = TextSampler(model, settings)
             jobs = [(Prompt(place + ending), number) for number in range(options.number)]
             found += [sampler.run([job])[0] for job in jobs]
         return network.features(found)
 
+    guidance = options.guidance or model.card.guidance.text
+    how = "with negative prompts, " if options.negative else ""
+    print(f"{options.model}: {options.number} pictures for each of {len(PLACES)} places,")
+    print(f"guidance {guidance}, {how}classifier on {network.name}\n")
+    absent = pictures(WITHOUT, "")
+    made = {ending: pictures(ending, WITHOUT) for pair in ASKED.values() for ending in pair}
     side = TextSampler(model).width
     items = [i for i in training_scenes(options.crops, "train") if "-crop" in i.scene.name]
     order = np.random.default_rng(0).permutation(len(items))
-    absent = pictures(WITHOUT, None)
-    print(f"{options.model}: {options.number} pictures for each of {len(PLACES)} places,")
-    print(
-        f"guidance {options.guidance or model.card.guidance.text}, classifier on {network.name}\n"
-    )
-    print("| | area |\n|---|---:|")
+    print(f"| classifier | crops of other scenes | {' | '.join(e[2:] for e in made)} | the other |")
+    print("|---|---:|" + "---:|" * (len(made) + 1))
     for label, endings in ASKED.items():
         chosen: list[tuple[TrainingScene, bool]] = []
         for wanted in (True, False):
@@ -137,12 +141,18 @@ def main() -> None:
         present = np.array([wanted for _, wanted in chosen], dtype=float)
         scenes = [item.scene.name.rsplit("-crop", 1)[0] for item, _ in chosen]
         told = unseen(real, present, scenes)
-        line = interval(told[present == 1], told[present == 0])
-        print(f"| real crops of other scenes, {label} | {line} |", flush=True)
         probe = Probe(real, present)
-        for ending in endings:
-            made = pictures(ending, WITHOUT if options.negative else None)
-            print(f"| made{ending} | {interval(probe(made), probe(absent))} |", flush=True)
+        marks = {ending: probe(rows) for ending, rows in made.items()}
+        own, others = (
+            np.concatenate([m for e, m in marks.items() if (e in endings) is wanted])
+            for wanted in (True, False)
+        )
+        cells = [
+            interval(told[present == 1], told[present == 0]),
+            *(interval(mark, probe(absent)) for mark in marks.values()),
+            interval(own, others),
+        ]
+        print(f"| {label} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
