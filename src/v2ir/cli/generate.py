@@ -29,9 +29,7 @@ def command(
     ),
     number: int = typer.Option(1, "--number", "-n", help="Pictures of each prompt."),
     model: str = typer.Option("txt2ir-mini", help="Bundled model, model folder, or hub name."),
-    style: str | None = typer.Option(
-        None, help="Camera to imitate (see `v2ir models MODEL`), or `none`."
-    ),
+    style: str | None = typer.Option(None, help="Camera (see `v2ir models MODEL`), or `none`."),
     width: int | None = typer.Option(None, help="Width in pixels; the model's resolution."),
     height: int | None = typer.Option(None, help="Height in pixels; the model's resolution."),
     seed: int = typer.Option(0, help="Seed of the noise."),
@@ -40,9 +38,7 @@ def command(
     ),
     steps: int | None = typer.Option(None, help="Solver steps."),
     solver: str | None = typer.Option(None, help="Solver, such as ddim or dpmpp."),
-    guidance: float | None = typer.Option(
-        None, metavar="SCALE", help="How closely to follow the text; 1 is no guidance."
-    ),
+    guidance: float | None = typer.Option(None, help="Scale that follows the text; 1 is none."),
     negative_prompt: str | None = typer.Option(
         None, metavar="TEXT", help="What guidance leads away from; without, the empty text."
     ),
