@@ -40,7 +40,7 @@ def test_a_street_at_night_is_dark_and_one_from_above_is_not():
 def test_panels_have_edges_that_a_street_from_above_has_not():
     panels, above = (pictures(prompt).std(axis=(1, 2)) for prompt in (PANELS, ABOVE))
     assert panels.mean() > 1.5 * above.mean()
-    assert panels.min() > above.max()
+    assert panels.min() > 1.2 * above.max()
 
 
 def test_a_distant_view_has_a_cold_sky():

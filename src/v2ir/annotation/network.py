@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -86,7 +87,7 @@ WORDING_OPTIONS: dict[str, Callable[[str], Any]] = {
 }
 
 
-class NetworkAnnotator:
+class NetworkAnnotator(abc.ABC):
     """An annotator whose weights are found and loaded on first use.
 
     Attributes:
@@ -123,13 +124,13 @@ class NetworkAnnotator:
         """Version of the code, what the weights are, and the options that matter."""
         return f"{self.algorithm} {fingerprint(self.folder)} {self.settings()}"
 
+    @abc.abstractmethod
     def settings(self) -> str:
         """Return the options that change results, as text."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def load(self) -> Any:
         """Load the network onto the device."""
-        raise NotImplementedError
 
     @property
     def parts(self) -> Any:

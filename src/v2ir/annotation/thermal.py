@@ -6,6 +6,7 @@ A mask is soft: 0 is cold, 1 is hot, and what lies between is in doubt. Values c
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from typing import Protocol
@@ -39,7 +40,7 @@ class ThermalMasker(Protocol):
         ...
 
 
-class _Thresholding:
+class _Thresholding(abc.ABC):
     """A mask by a threshold, one for all pixels or one for each."""
 
     name: str
@@ -51,9 +52,9 @@ class _Thresholding:
         """Version of the code and the options."""
         return " ".join([self.algorithm, *(f"{k}={v:g}" for k, v in sorted(vars(self).items()))])
 
+    @abc.abstractmethod
     def threshold(self, infrared: np.ndarray) -> np.ndarray | float:
         """Return what a pixel must exceed to be hot; the image is not constant."""
-        raise NotImplementedError
 
     def mask(self, infrared: np.ndarray) -> np.ndarray:
         """Return the mask of HW float [0, 1]; nothing is hot in an image of one value."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from v2ir.errors import InputError
 from v2ir.model import Model
 from v2ir.sampling.lean import with_layers
-from v2ir.sampling.packed import fingerprint
+from v2ir.sampling.packed import weight_sums
 
 LEAST_CONVOLUTION = 2**13
 LEAST_LINEAR = 2**16
@@ -158,7 +158,7 @@ def _shared(kind: Callable[[Any], _Int8], layer: nn.Module) -> _Int8:
     """Return the layer's form in integers that is in use, if its weights are the same still."""
     parameters = list(layer.parameters())
     key = (
-        str(layer), *map(id, parameters), *(fingerprint(p.detach().float()) for p in parameters),
+        str(layer), *map(id, parameters), *(weight_sums(p.detach().float()) for p in parameters),
     )  # fmt: skip
     made = _IN_USE.get(key)
     # The number of a tensor that is gone may be another's by now.

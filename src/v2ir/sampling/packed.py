@@ -54,7 +54,7 @@ _LAYOUTS: weakref.WeakValueDictionary[tuple[object, ...], _Layout] = weakref.Wea
 """What is in use, so that two translators of one model do not hold it twice."""
 
 
-def fingerprint(weight: Tensor) -> tuple[int, float]:
+def weight_sums(weight: Tensor) -> tuple[int, float]:
     """Return sums over a float32 weight that tell whether it has changed.
 
     The sum over its bits, modulo 2^32, sees small changes, but no doubling of a large weight.
@@ -101,7 +101,7 @@ class _Packed(nn.Module, abc.ABC):
 
     def _laid_out(self, weight: Tensor, geometry: tuple[Any, ...]) -> _Layout:
         # Merged adapters change weights behind the count of changes, so the bits are looked at.
-        key = (id(self.weight), fingerprint(weight), *geometry)
+        key = (id(self.weight), weight_sums(weight), *geometry)
         layout = _LAYOUTS.get(key)
         if layout is None:
             layout = _LAYOUTS[key] = _Layout(self.weight, self._reorder(weight, *geometry))
