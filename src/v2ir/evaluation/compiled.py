@@ -15,100 +15,144 @@ import numpy as np
 
 WINDOW = 11
 """Side of the window of the structural similarity, in pixels."""
-STRIP_ROWS = 64
+STRIP_ROWS = 256
 """Rows that are counted less the same number; a strip begins with a window filled anew."""
+TILE = 64
+"""Columns of windows that are filtered together, so that eleven rows of them stay in the cache."""
+# An index that may be negative keeps a loop from being made wide, so those that begin somewhere
+# are without a sign.
+_SPAN, _FIELD, _ROW = np.uintp(TILE), np.uintp(TILE + WINDOW - 1), np.uintp(4 * TILE)
+_TAPS = tuple(np.uintp(tap) for tap in range(WINDOW))
 # Sums may be taken in another order, so that several are taken at once.
 _FREEDOMS = {"reassoc", "contract", "nsz"}
+_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": _FREEDOMS, "error_model": "numpy"}
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    options: dict[str, Any] = {"nogil": True, "fastmath": _FREEDOMS, "error_model": "numpy"}
     try:
-        made: Callable[..., Any] = numba.njit(cache=True, **options)(function)
+        made: Callable[..., Any] = numba.njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:  # nowhere to keep it: compiled anew in each process
-        made = numba.njit(**options)(function)
+        made = numba.njit(**_OPTIONS)(function)
     return made
 
 
-@_compiled
-def _fill(judged: Any, truth: Any, total_offset: Any, gap_offset: Any, fields: Any) -> None:
-    """Set the fields of a row: p + t and p - t, less an offset each, and their squares."""
+def _inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function into those that call it: a call for each short row would cost a tenth."""
+    made: Callable[..., Any] = numba.njit(inline="always", **_OPTIONS)(function)
+    return made
+
+
+@_inlined
+def _fill(judged: Any, truth: Any, place: Any, width: Any, offsets: Any, fields: Any) -> None:
+    """Set the fields of a row of a tile: p + t and p - t, less an offset each, and their squares.
+
+    Args:
+        judged: The image that is judged.
+        truth: The true one.
+        place: Row and column of the first pixel, without a sign.
+        width: How many pixels there are, without a sign.
+        offsets: Of p + t and of p - t.
+        fields: Four times `_FIELD` numbers, to be set.
+    """
     number = fields.dtype.type
-    for x in range(truth.size):
-        first, second = number(judged[x]), number(truth[x])
+    y, left = place
+    total_offset, gap_offset = offsets
+    for x in range(width):
+        first, second = number(judged[y, left + x]), number(truth[y, left + x])
         total = first + second - total_offset
         gap = first - second - gap_offset
-        fields[0, x] = total
-        fields[1, x] = gap
-        fields[2, x] = total * total
-        fields[3, x] = gap * gap
+        fields[x] = total
+        fields[_FIELD + x] = gap
+        fields[_FIELD + _FIELD + x] = total * total
+        fields[_FIELD + _FIELD + _FIELD + x] = gap * gap
 
 
-@_compiled
-def _across(fields: Any, weights: Any, ring: Any, place: int) -> None:
-    """Filter the fields of a row along it, into one place of the ring.
-
-    The ring holds every row twice, so that the rows of a window always lie together.
-    """
+@_inlined
+def _across(fields: Any, weights: Any, ring: Any, place: Any) -> None:
+    """Filter the fields of a row along it, into one place of the ring."""
     a, b, c, d, e, f = weights
+    _, one, two, three, four, five, six, seven, eight, nine, ten = _TAPS
     for number in range(4):
-        row, out, again = fields[number], ring[place, number], ring[place + WINDOW, number]
-        for x in range(out.size):
-            mean = (
-                a * (row[x] + row[x + 10])
-                + b * (row[x + 1] + row[x + 9])
-                + c * (row[x + 2] + row[x + 8])
-                + d * (row[x + 3] + row[x + 7])
-                + e * (row[x + 4] + row[x + 6])
-                + f * row[x + 5]
+        first, out = np.uintp(number) * _FIELD, place * _ROW + np.uintp(number) * _SPAN
+        for column in range(_SPAN):
+            x = first + column
+            ring[out + column] = (
+                a * (fields[x] + fields[x + ten])
+                + b * (fields[x + one] + fields[x + nine])
+                + c * (fields[x + two] + fields[x + eight])
+                + d * (fields[x + three] + fields[x + seven])
+                + e * (fields[x + four] + fields[x + six])
+                + f * fields[x + five]
             )
-            out[x] = mean
-            again[x] = mean
 
 
-@_compiled
-def _down(rows: Any, weights: Any, out: Any) -> None:
-    """Filter eleven rows that lie one after the other, all fields at once."""
+@_inlined
+def _row_after(place: Any, number: int) -> Any:
+    """Return where in the ring the row begins that lies so many after one."""
+    return (place + np.uintp(number)) % np.uintp(WINDOW) * _ROW
+
+
+@_inlined
+def _down(ring: Any, place: Any, weights: Any, out: Any) -> None:
+    """Filter the eleven rows of the ring, of which the first is at a place, all fields at once."""
     a, b, c, d, e, f = weights
-    n = out.size
-    for x in range(n):
+    r0, r1, r2 = _row_after(place, 0), _row_after(place, 1), _row_after(place, 2)
+    r3, r4, r5 = _row_after(place, 3), _row_after(place, 4), _row_after(place, 5)
+    r6, r7, r8 = _row_after(place, 6), _row_after(place, 7), _row_after(place, 8)
+    r9, r10 = _row_after(place, 9), _row_after(place, 10)
+    for x in range(_ROW):
         out[x] = (
-            a * (rows[x] + rows[x + 10 * n])
-            + b * (rows[x + n] + rows[x + 9 * n])
-            + c * (rows[x + 2 * n] + rows[x + 8 * n])
-            + d * (rows[x + 3 * n] + rows[x + 7 * n])
-            + e * (rows[x + 4 * n] + rows[x + 6 * n])
-            + f * rows[x + 5 * n]
+            a * (ring[r0 + x] + ring[r10 + x])
+            + b * (ring[r1 + x] + ring[r9 + x])
+            + c * (ring[r2 + x] + ring[r8 + x])
+            + d * (ring[r3 + x] + ring[r7 + x])
+            + e * (ring[r4 + x] + ring[r6 + x])
+            + f * ring[r5 + x]
         )
 
 
-@_compiled
-def _lacking(
-    total: Any, gap: Any, squares: Any, offset: Any, gap_offset: Any, light: Any, texture: Any
-) -> Any:
+@_inlined
+def _lacking(means: Any, total: Any, gap: Any, width: Any, offsets: Any, constants: Any) -> Any:
     """Return the sums over a row of windows of what they lack to 1: whole, and contrast.
 
     Args:
-        total: Means of the sum, less an offset.
-        gap: Means of the difference, less an offset.
-        squares: Means of the squares of both.
-        offset: Of the sum.
-        gap_offset: Of the difference.
-        light: Twice the first constant.
-        texture: Twice the second constant.
+        means: Of the four fields, `_SPAN` numbers each.
+        total: Where the means of the sum begin, less its offset; those of its square lie two
+            fields behind.
+        gap: The same of the difference.
+        width: How many windows there are.
+        offsets: Of sum and difference.
+        constants: Twice the first constant, and twice the second.
     """
-    whole, contrast = total.dtype.type(0), total.dtype.type(0)
-    total_squares, gap_squares = squares
-    for x in range(total.size):
-        total_variance = total_squares[x] - total[x] * total[x]
-        gap_variance = gap_squares[x] - gap[x] * gap[x]
+    kind = means.dtype.type
+    whole, contrast = kind(0), kind(0)
+    offset, gap_offset = offsets
+    light, texture = constants
+    for x in range(width):
+        both, apart = means[total + x], means[gap + x]
+        total_variance = means[total + _SPAN + _SPAN + x] - both * both
+        gap_variance = means[gap + _SPAN + _SPAN + x] - apart * apart
         share = (gap_variance + gap_variance) / (gap_variance + total_variance + texture)
-        near, far = total[x] + offset, gap[x] + gap_offset
+        near, far = both + offset, apart + gap_offset
         far *= far
         dark = (far + far) / (far + near * near + light)
         contrast += share
         whole += share + dark - share * dark
     return whole, contrast
+
+
+@_compiled
+def _near_means(judged: Any, truth: Any, top: int, end: int, number: Any) -> Any:
+    """Return whole numbers near the means of sum and difference of some rows."""
+    # Any number near the mean will do, so a few pixels tell it.
+    judged_sum, truth_sum, count = 0.0, 0.0, 0
+    for y in range(top, end, 8):
+        for x in range(4, truth.shape[1], 8):
+            judged_sum += judged[y, x]
+            truth_sum += truth[y, x]
+            count += 1
+    total, gap = (judged_sum + truth_sum) / count, (judged_sum - truth_sum) / count
+    return number(np.rint(total)), number(np.rint(gap))
 
 
 @_compiled
@@ -136,58 +180,51 @@ def similarity_means(
     """
     height, width = truth.shape
     columns, kind = width - WINDOW + 1, weights.dtype.type
-    fields = np.empty((4, width), weights.dtype)
-    ring = np.empty((2 * WINDOW, 4, columns), weights.dtype)
-    means = np.empty((4, columns), weights.dtype)
-    rows = ring.reshape(-1)
-    light, texture = constants
+    six = (weights[0], weights[1], weights[2], weights[3], weights[4], weights[5])
+    fields = np.zeros(4 * _FIELD, weights.dtype)
+    ring = np.empty(WINDOW * _ROW, weights.dtype)
+    means = np.empty(_ROW, weights.dtype)
     found[:] = 0.0
     for top in range(0, height - WINDOW + 1, STRIP_ROWS):
         end = min(top + STRIP_ROWS + WINDOW - 1, height)
-        # Any number near the mean will do, so a few pixels tell it.
-        judged_sum, truth_sum, number = 0.0, 0.0, 0
-        for y in range(top, end, 8):
-            for x in range(4, width, 8):
-                judged_sum += judged[y, x]
-                truth_sum += truth[y, x]
-                number += 1
-        offset = kind(np.rint((judged_sum + truth_sum) / number))
-        gap_offset = kind(np.rint((judged_sum - truth_sum) / number))
-        for y in range(top, end):
-            _fill(judged[y], truth[y], offset, gap_offset, fields)
-            _across(fields, weights, ring, (y - top) % WINDOW)
-            above = y - top - WINDOW + 1
-            if above >= 0:
-                first = above % WINDOW * means.size
-                _down(rows[first : first + WINDOW * means.size], weights, means.reshape(-1))
+        offset, gap_offset = _near_means(judged, truth, top, end, kind)
+        for left in range(0, columns, TILE):
+            pixels = np.uintp(min(TILE + WINDOW - 1, width - left))
+            windows = np.uintp(min(TILE, columns - left))
+            for y in range(top, end):
+                place = np.uintp((y - top) % WINDOW)
+                start = (np.uintp(y), np.uintp(left))
+                _fill(judged, truth, start, pixels, (offset, gap_offset), fields)
+                _across(fields, six, ring, place)
+                if y - top < WINDOW - 1:
+                    continue
+                _down(ring, place + np.uintp(1), six, means)
                 whole, contrast = _lacking(
-                    means[0], means[1], (means[2], means[3]), offset, gap_offset, light, texture
+                    means, np.uintp(0), _SPAN, windows, (offset, gap_offset), constants
                 )
                 found[0] += whole
                 found[1] += contrast
                 if negative > 0:
                     # A negative image swaps the roles of sum and difference.
+                    turned = (gap_offset - kind(negative), offset - kind(negative))
                     whole, contrast = _lacking(
-                        means[1], means[0], (means[3], means[2]),
-                        gap_offset - negative, offset - negative, light, texture,
-                    )  # fmt: skip
+                        means, _SPAN, np.uintp(0), windows, turned, constants
+                    )
                     found[2] += whole
                     found[3] += contrast
-    for place in range(4):
-        found[place] = 1.0 - found[place] / ((height - WINDOW + 1) * columns)
+    for number in range(4):
+        found[number] = 1.0 - found[number] / ((height - WINDOW + 1) * columns)
 
 
 @_compiled
 def halve(values: Any, found: Any) -> None:
     """Write the means of 2x2 pixels; an odd last row or column is left out."""
     kind = found.dtype.type
-    sums = np.empty(values.shape[1], found.dtype)
     for y in range(found.shape[0]):
         upper, lower, out = values[2 * y], values[2 * y + 1], found[y]
-        for x in range(sums.size):
-            sums[x] = kind(upper[x]) + kind(lower[x])
         for x in range(out.size):
-            out[x] = (sums[2 * x] + sums[2 * x + 1]) * kind(0.25)
+            left, right = kind(upper[2 * x]), kind(upper[2 * x + 1])
+            out[x] = (left + right + kind(lower[2 * x]) + kind(lower[2 * x + 1])) * kind(0.25)
 
 
 @_compiled
