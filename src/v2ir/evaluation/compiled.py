@@ -294,6 +294,22 @@ def sum_of_pairs(counts: Any, values: Any) -> float:
 
 
 @_compiled
+def sums_of_errors(counts: Any) -> Any:
+    """Return the sums over 256x256 counts of the absolute and of the squared gap of the levels."""
+    total, squares = 0.0, 0.0
+    for level in range(len(counts)):
+        row, part, square = counts[level], 0.0, 0.0
+        for other in range(row.size):
+            gap = np.float64(np.int32(level - other))
+            weighted = row[other] * gap
+            part += abs(weighted)
+            square += weighted * gap
+        total += part
+        squares += square
+    return total, squares
+
+
+@_compiled
 def sum_of_products(counts: Any, values: Any, others: Any) -> float:
     """Return the sum over 256x256 counts of the products of what stands for both levels."""
     total = 0.0
@@ -409,16 +425,19 @@ def around(mask: Any, radius: int, found: Any) -> None:
 
 
 @_compiled
-def sum_of_levels(levels: Any, mask: Any) -> Any:
-    """Return the sum of the levels where a mask of 0 and 1 is set; both HW uint8."""
-    total = np.int64(0)
+def sums_of_levels(levels: Any, mask: Any, other: Any) -> Any:
+    """Return the sums of the levels where each of two masks of 0 and 1 is set; all HW uint8."""
+    total, other_total = np.int64(0), np.int64(0)
     for y in range(levels.shape[0]):
-        row, weights, part = levels[y], mask[y], np.int32(0)
+        row, weights, others = levels[y], mask[y], other[y]
+        part, other_part = np.int32(0), np.int32(0)
         for x in range(row.size):
             # Without the outer type each sum would be one of 64 bits.
             part = np.int32(part + np.int32(row[x]) * np.int32(weights[x]))
+            other_part = np.int32(other_part + np.int32(row[x]) * np.int32(others[x]))
         total += np.int64(part)
-    return total
+        other_total += np.int64(other_part)
+    return total, other_total
 
 
 @_compiled

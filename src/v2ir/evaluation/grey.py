@@ -13,7 +13,7 @@ import weakref
 import numpy as np
 from PIL import Image
 
-from v2ir.evaluation.compiled import gradient_lengths, gradient_mean, sum_of_levels
+from v2ir.evaluation.compiled import gradient_lengths, gradient_mean, sums_of_levels
 from v2ir.evaluation.levels import LEVELS, LevelTable, joint_counts
 from v2ir.evaluation.windows import Layer
 from v2ir.images import to_uint8
@@ -142,11 +142,19 @@ class Grey:
         for name in ("image", "unrounded", "edges", "edge_pattern"):
             self.__dict__.pop(name, None)
 
-    def mean_in(self, mask: np.ndarray, number: int) -> float:
-        """Return the mean in [0, 1] of the pixels where a mask is set, which are so many."""
+    def mean_gap(self, mask: np.ndarray, other: np.ndarray, numbers: tuple[int, int]) -> float:
+        """Return the mean in [0, 1] where a mask is set less that where another is.
+
+        Args:
+            mask: HW bool.
+            other: The same shape.
+            numbers: How many pixels each sets, at least one.
+        """
         if self.is_exact:
-            return float(sum_of_levels(self.levels, mask.view(np.uint8))) / number / 255.0
-        return float(self.image[mask].mean(dtype=np.float64))
+            sums = sums_of_levels(self.levels, mask.view(np.uint8), other.view(np.uint8))
+            return float(sums[0] / numbers[0] - sums[1] / numbers[1]) / 255.0
+        inside, outside = (float(self.image[m].mean(dtype=np.float64)) for m in (mask, other))
+        return inside - outside
 
     def layer(self, *, with_negative: bool = False) -> Layer:
         """Return the image in levels."""

@@ -42,18 +42,23 @@ class Facts:
         default_factory=weakref.WeakKeyDictionary, repr=False
     )
 
-    @functools.cached_property
+    @property
     def hot(self) -> np.ndarray | None:
         """Mask of the hot regions of the truth; None where there are none to speak of."""
-        if self.truth is None:
-            return None
-        mask = hot_regions(self.truth)
-        return mask if np.count_nonzero(mask) >= LEAST_HOT_SHARE * mask.size else None
+        return self._hot[0]
 
-    @functools.cached_property
+    @property
     def num_hot(self) -> int:
         """Number of hot pixels; 0 where there are none to speak of."""
-        return 0 if self.hot is None else int(np.count_nonzero(self.hot))
+        return self._hot[1]
+
+    @functools.cached_property
+    def _hot(self) -> tuple[np.ndarray | None, int]:
+        if self.truth is None:
+            return None, 0
+        mask = hot_regions(self.truth)
+        number = int(np.count_nonzero(mask))
+        return (mask, number) if number >= LEAST_HOT_SHARE * mask.size else (None, 0)
 
     @functools.cached_property
     def ring(self) -> np.ndarray | None:
@@ -207,7 +212,7 @@ def contrast_of(image: Grey, facts: Facts) -> float:
     """Return the mean of the hot regions minus that around them; NaN where there are none."""
     if facts.hot is None or facts.ring is None or not facts.num_ring:
         return math.nan
-    return image.mean_in(facts.hot, facts.num_hot) - image.mean_in(facts.ring, facts.num_ring)
+    return image.mean_gap(facts.hot, facts.ring, (facts.num_hot, facts.num_ring))
 
 
 def rank_correlation(prediction: Grey, facts: Facts) -> float:

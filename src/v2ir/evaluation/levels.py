@@ -8,7 +8,13 @@ import math
 
 import numpy as np
 
-from v2ir.evaluation.compiled import count_pairs, margins, sum_of_pairs, sum_of_products
+from v2ir.evaluation.compiled import (
+    count_pairs,
+    margins,
+    sum_of_pairs,
+    sum_of_products,
+    sums_of_errors,
+)
 
 LEVELS = 256
 
@@ -51,15 +57,20 @@ class LevelTable:
         margins(self.counts, *found)
         return found
 
-    @functools.cached_property
+    @property
     def absolute_error(self) -> float:
         """Sum of absolute differences over all pixels, in levels."""
-        return self.total(_GAPS)
+        return self._errors[0]
 
-    @functools.cached_property
+    @property
     def squared_error(self) -> float:
         """Sum of squared differences over all pixels, in levels."""
-        return self.total(_SQUARES)
+        return self._errors[1]
+
+    @functools.cached_property
+    def _errors(self) -> tuple[float, float]:
+        absolute, squared = sums_of_errors(self.counts)
+        return float(absolute), float(squared)
 
     def total(self, table: np.ndarray) -> float:
         """Return the sum over all pixels of what a 256x256 table has for their pair."""
@@ -81,10 +92,6 @@ class LevelTable:
     def rank_correlation(self) -> float:
         """Return Spearman's correlation; equal levels take their mean rank."""
         return self.correlation(_mid_ranks(self.rows), _mid_ranks(self.columns))
-
-
-_GAPS = np.abs(np.arange(LEVELS, dtype=np.float64)[:, None] - np.arange(LEVELS))
-_SQUARES = _GAPS * _GAPS
 
 
 def _mid_ranks(counts: np.ndarray) -> np.ndarray:
