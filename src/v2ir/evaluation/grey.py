@@ -61,7 +61,8 @@ class Grey:
     @functools.cached_property
     def is_flat(self) -> bool:
         """Whether all pixels are equal."""
-        return bool(self.pixels.min() == self.pixels.max())
+        first = self.pixels[:1]  # nearly always enough to tell that it is not
+        return all(bool(part.min() == part.max()) for part in (first, self.pixels))
 
     @functools.cached_property
     def values(self) -> np.ndarray | None:
