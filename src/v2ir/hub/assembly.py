@@ -23,6 +23,7 @@ from v2ir.model.card import Guidance, ModelCard
 from v2ir.model.conditions import ConditionName
 from v2ir.model.folder import Model
 from v2ir.model.networks import Architecture
+from v2ir.model.seeding import own_seed
 from v2ir.model.text import WORD_PIECES
 from v2ir.model.widening import widen_input
 
@@ -95,8 +96,7 @@ def wanted_latents(contents: Contents, settings: ReadSettings) -> int:
 
 def _fill(part: PartName, contents: Contents) -> Any:
     """Build one network and put the checkpoint's tensors into it."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with own_seed():
         if part == "unet" and not contents.gaps[part]:
             # Nothing of a new UNet would stay, so 860 million numbers need not be drawn.
             with torch.device("meta"):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from v2ir.model.card import ModelCard
 from v2ir.model.conditions import CONDITION_NAMES
 from v2ir.model.folder import Model
@@ -19,6 +17,7 @@ from v2ir.model.networks import (
     build_unet,
     num_planes,
 )
+from v2ir.model.seeding import own_seed
 from v2ir.model.text import build_text_encoder
 
 
@@ -53,8 +52,7 @@ def build_model(
     most = architecture.unet["in_channels"] - architecture.image_channels
     seen = architecture.image_channels if planes > 1 else 0
     config = {**architecture.unet, "in_channels": min(planes * channels, most) + seen}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with own_seed(seed):
         unet = build_unet(config, len(styles))
         autoencoder = build_autoencoder(architecture)
         text_encoder = build_text_encoder(architecture, tokenizer)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from v2ir.errors import InputError
+from v2ir.model.seeding import own_seed
 from v2ir.proof.canvas import canvas_shape, fitted, varied
 from v2ir.proof.network import LARGEST_STRIDE
 from v2ir.proof.scenes import ProofScene
@@ -72,8 +73,7 @@ def train(
     Raises:
         ImageReadError: If an image cannot be read.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with own_seed(seed):
         network = task.network(len(classes)).to(device)
     network.train()
     criterion = task.criterion([scene for scene, _ in samples], classes)

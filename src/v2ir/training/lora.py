@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from v2ir.model.seeding import own_seed
+
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 NAME = "v2ir"
 
@@ -47,8 +49,7 @@ def attach_lora(network: Any, rank: int, alpha: float, seed: int = 0) -> Adapter
 
     network.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(ATTENTION))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with own_seed(seed):
         inject_adapter_in_model(config, network, adapter_name=NAME)
     found = {
         name: module

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from v2ir.model.seeding import own_seed
 from v2ir.training.stage import Stage
 
 
@@ -92,8 +93,7 @@ def make_judge(device: torch.device, beside: int = 0, num_styles: int = 0) -> Pa
         beside: Channels of what a picture is judged beside.
         num_styles: Number of styles that it is told.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with own_seed():
         return PatchDiscriminator(1 + beside, num_styles).to(device)
 
 

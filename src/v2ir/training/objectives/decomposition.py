@@ -20,6 +20,7 @@ from v2ir.errors import ModelError
 from v2ir.images import to_tensor
 from v2ir.model import Model
 from v2ir.model.decomposition import Decomposition, DecompositionNetwork
+from v2ir.model.seeding import own_seed
 from v2ir.records import Progress
 from v2ir.training.cache import Caches
 from v2ir.training.objectives.objective import Draw, read_part
@@ -41,8 +42,7 @@ class Decomposing:
         self.model = model
         self.stage = stage
         if model.decomposition is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+            with own_seed():
                 model.decomposition = DecompositionNetwork(stage.patches).to(model.device)
         self.modules: dict[str, nn.Module] = {"decomposition": model.decomposition}
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from v2ir.errors import ModelError
 from v2ir.model import Conditions, Model, NetworkDenoiser
 from v2ir.model.detail_decoder import FACTOR, DetailDecoder
+from v2ir.model.seeding import own_seed
 from v2ir.training.cache import Caches
 from v2ir.training.objectives.denoising import Denoising, DenoisingBatch
 from v2ir.training.objectives.end_to_end import EndToEnd, PictureBatch
@@ -57,8 +58,7 @@ class Detail(EndToEnd):
             )
         self.needs -= {"autoencoder"}
         if model.detail_decoder is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+            with own_seed():
                 model.detail_decoder = DetailDecoder(model.card.channels, model.seen_channels)
         self.decoder = model.detail_decoder
         self.modules["detail_decoder"] = self.decoder

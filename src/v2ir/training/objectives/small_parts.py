@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-import torch
-
 from v2ir.errors import ModelError
 from v2ir.model import Model
 from v2ir.model.own_network import SmallNetwork
+from v2ir.model.seeding import own_seed
 from v2ir.training.stage import Stage
 
 Part = TypeVar("Part", bound=SmallNetwork)
@@ -28,8 +27,7 @@ def small_part(
     Raises:
         ModelError: If the sizes stand for another factor than the model's.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with own_seed():
         fresh = kind(model.card.channels, widths, blocks)
     if fresh.factor != model.card.factor:
         raise ModelError(
