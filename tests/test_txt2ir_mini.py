@@ -22,7 +22,7 @@ DISTANT = "a distant view"
 
 @functools.cache
 def sampler() -> TextSampler:
-    settings = GenerateSettings(width=192, height=192, solver="dpmpp", steps=8)
+    settings = GenerateSettings(width=128, height=128, solver="dpmpp", steps=8)
     return TextSampler(load_model("txt2ir-mini"), settings)
 
 
@@ -34,19 +34,20 @@ def pictures(prompt: str) -> np.ndarray:
 
 def test_a_street_at_night_is_dark_and_one_from_above_is_not():
     night, above = (pictures(prompt).mean(axis=(1, 2)) for prompt in (NIGHT, ABOVE))
-    assert night.max() < 0.25 < 0.4 < above.min()
+    assert night.mean() < 0.25 and night.max() < 0.4 < above.min()
 
 
-def test_panels_have_edges_that_a_street_from_above_has_not():
-    panels, above = (pictures(prompt).std(axis=(1, 2)) for prompt in (PANELS, ABOVE))
-    assert panels.mean() > 1.5 * above.mean()
-    assert panels.min() > 1.2 * above.max()
+def test_panels_lie_in_rows_and_a_street_from_above_does_not():
+    panels, above = (pictures(prompt).mean(axis=2).std(axis=1) for prompt in (PANELS, ABOVE))
+    assert panels.min() > 1.5 * above.max()
 
 
 def test_a_distant_view_has_a_cold_sky():
     views = pictures(DISTANT)
-    sky, ground = views[:, :64].mean(axis=(1, 2)), views[:, -64:].mean(axis=(1, 2))
-    assert (ground - sky).min() > 0.1
+    sky, ground = views[:, :42].mean(axis=(1, 2)), views[:, -42:].mean(axis=(1, 2))
+    assert (ground - sky).mean() > 0.06
+    others = pictures(ABOVE)
+    assert (ground - sky).mean() > (others[:, -42:] - others[:, :42]).mean() + 0.03
 
 
 def test_one_prompt_makes_different_pictures():

@@ -18,8 +18,8 @@ THERMAL_OBJECTIVES = ("denoising", "end_to_end")
 """Objectives that take a thermal loss: those that train the denoiser."""
 SMALL_HOT_OBJECTIVES = ("reconstruction", "infrared_autoencoder")
 """Objectives that take the error of small hot targets: those that train an autoencoder."""
-ENCODER_FIELDS = ("encoder_widths", "encoder_blocks")
-"""Fields of `Stage` that only an `encoder_distillation` has a use for."""
+LATER_FIELDS = ("encoder_widths", "encoder_blocks")
+"""Fields of `Stage` that are written only where they differ from what they are by themselves."""
 
 
 class Stage(BaseModel):
@@ -191,7 +191,7 @@ class Stage(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _check_thermal(self) -> Self:
+    def _check_options(self) -> Self:
         if self.thermal > 0 and self.objective not in THERMAL_OBJECTIVES:
             raise ValueError(f"thermal is for {', '.join(THERMAL_OBJECTIVES)}; drop it here")
         if self.hot_small > 0 and self.objective not in SMALL_HOT_OBJECTIVES:
@@ -199,17 +199,15 @@ class Stage(BaseModel):
         return self
 
     @model_serializer(mode="wrap")
-    def _leave_out_encoder(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Write a small encoder's sizes where they matter.
+    def _leave_out_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write the later fields where they say something.
 
         Runs and studies are told apart by what their stages say: those begun before these
         fields were there go on.
         """
         values: dict[str, Any] = handler(self)
-        if self.objective == "encoder_distillation":
-            return values
-        given = {f for f in ENCODER_FIELDS if getattr(self, f) != Stage.model_fields[f].default}
-        return {k: v for k, v in values.items() if k not in ENCODER_FIELDS or k in given}
+        same = {f for f in LATER_FIELDS if getattr(self, f) == Stage.model_fields[f].default}
+        return {name: value for name, value in values.items() if name not in same}
 
 
 class Recipe(BaseModel):
