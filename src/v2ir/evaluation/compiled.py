@@ -15,7 +15,7 @@ import numpy as np
 
 WINDOW = 11
 """Side of the window of the structural similarity, in pixels."""
-STRIP_ROWS = 256
+STRIP_ROWS = 128
 """Rows that are counted less the same number; a strip begins with a window filled anew."""
 TILE = 64
 """Columns of windows that are filtered together, so that eleven rows of them stay in the cache."""
