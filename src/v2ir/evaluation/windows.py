@@ -11,7 +11,8 @@ import functools
 
 import numpy as np
 
-from v2ir.evaluation.compiled import WINDOW, halve, similarity_means
+from v2ir.evaluation.compiled import halve
+from v2ir.evaluation.compiled_similarity import WINDOW, similarity_means
 
 SSIM_WINDOW = WINDOW
 SSIM_SIGMA = 1.5

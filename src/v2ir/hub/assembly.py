@@ -23,9 +23,9 @@ from v2ir.model.card import Guidance, ModelCard
 from v2ir.model.conditions import ConditionName
 from v2ir.model.folder import Model
 from v2ir.model.networks import Architecture
-from v2ir.model.seeding import own_seed
 from v2ir.model.text import WORD_PIECES
 from v2ir.model.widening import widen_input
+from v2ir.seeding import own_seed
 
 _LOGGER = logging.getLogger(__name__)
 

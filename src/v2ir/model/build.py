@@ -17,8 +17,8 @@ from v2ir.model.networks import (
     build_unet,
     num_planes,
 )
-from v2ir.model.seeding import own_seed
 from v2ir.model.text import build_text_encoder
+from v2ir.seeding import own_seed
 
 
 def build_model(

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from v2ir.errors import InputError
-from v2ir.model.seeding import own_seed
 from v2ir.proof.canvas import canvas_shape, fitted, varied
 from v2ir.proof.network import LARGEST_STRIDE
 from v2ir.proof.scenes import ProofScene
 from v2ir.proof.task import Answer, Lesson, Task
 from v2ir.records import JsonRecord, Progress, no_progress
+from v2ir.seeding import own_seed
 
 
 @dataclasses.dataclass(frozen=True)

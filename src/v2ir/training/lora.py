@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from v2ir.model.seeding import own_seed
+from v2ir.seeding import own_seed
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 NAME = "v2ir"

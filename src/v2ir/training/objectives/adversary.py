@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from v2ir.model.seeding import own_seed
+from v2ir.seeding import own_seed
 from v2ir.training.stage import Stage
 
 

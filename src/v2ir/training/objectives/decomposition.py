@@ -20,8 +20,8 @@ from v2ir.errors import ModelError
 from v2ir.images import to_tensor
 from v2ir.model import Model
 from v2ir.model.decomposition import Decomposition, DecompositionNetwork
-from v2ir.model.seeding import own_seed
 from v2ir.records import Progress
+from v2ir.seeding import own_seed
 from v2ir.training.cache import Caches
 from v2ir.training.objectives.objective import Draw, read_part
 from v2ir.training.scenes import TrainingScene

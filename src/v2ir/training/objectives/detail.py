@@ -11,7 +11,7 @@ from torch import Tensor
 from v2ir.errors import ModelError
 from v2ir.model import Conditions, Model, NetworkDenoiser
 from v2ir.model.detail_decoder import FACTOR, DetailDecoder
-from v2ir.model.seeding import own_seed
+from v2ir.seeding import own_seed
 from v2ir.training.cache import Caches
 from v2ir.training.objectives.denoising import Denoising, DenoisingBatch
 from v2ir.training.objectives.end_to_end import EndToEnd, PictureBatch

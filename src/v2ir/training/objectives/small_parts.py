@@ -8,7 +8,7 @@ from typing import TypeVar
 from v2ir.errors import ModelError
 from v2ir.model import Model
 from v2ir.model.own_network import SmallNetwork
-from v2ir.model.seeding import own_seed
+from v2ir.seeding import own_seed
 from v2ir.training.stage import Stage
 
 Part = TypeVar("Part", bound=SmallNetwork)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import torch
-
 
 @contextlib.contextmanager
 def own_seed(seed: int = 0) -> Iterator[None]:
@@ -15,6 +13,8 @@ def own_seed(seed: int = 0) -> Iterator[None]:
     What is drawn outside stays as it would be without: a run is the same whether its network is
     built or read, and generators on other devices are not touched.
     """
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
