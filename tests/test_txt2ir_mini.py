@@ -27,14 +27,20 @@ def sampler() -> TextSampler:
 
 
 @functools.cache
-def pictures(prompt: str) -> np.ndarray:
-    """Return three pictures of a prompt, 3xHxW in [0, 1]."""
-    return np.stack(sampler().run([(Prompt(prompt), number) for number in range(3)]))
+def pictures(prompt: str, amount: int = 3) -> np.ndarray:
+    """Return pictures of a prompt, NxHxW in [0, 1]."""
+    return np.stack(sampler().run([(Prompt(prompt), number) for number in range(amount)]))
 
 
 def test_a_street_at_night_is_dark_and_one_from_above_is_not():
     night, above = (pictures(prompt).mean(axis=(1, 2)) for prompt in (NIGHT, ABOVE))
-    assert night.mean() < 0.25 and night.max() < 0.4 < above.min()
+    assert night.max() < 0.25 < 0.4 < above.min()
+
+
+def test_panels_have_edges_that_a_street_from_above_has_not():
+    panels, above = (pictures(prompt).std(axis=(1, 2)) for prompt in (PANELS, ABOVE))
+    assert panels.mean() > 1.5 * above.mean()
+    assert panels.min() > 1.2 * above.max()
 
 
 def test_panels_lie_in_rows_and_a_street_from_above_does_not():
@@ -43,11 +49,11 @@ def test_panels_lie_in_rows_and_a_street_from_above_does_not():
 
 
 def test_a_distant_view_has_a_cold_sky():
-    views = pictures(DISTANT)
+    views = pictures(DISTANT, 6)
     sky, ground = views[:, :42].mean(axis=(1, 2)), views[:, -42:].mean(axis=(1, 2))
-    assert (ground - sky).mean() > 0.06
+    assert (ground - sky).mean() > 0.1
     others = pictures(ABOVE)
-    assert (ground - sky).mean() > (others[:, -42:] - others[:, :42]).mean() + 0.03
+    assert (ground - sky).mean() > (others[:, -42:] - others[:, :42]).mean() + 0.1
 
 
 def test_one_prompt_makes_different_pictures():
