@@ -293,8 +293,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         _infrared_autoencoder(
             (24, 48, 72, 96), 1, 8, norm_num_groups=8, mid_block_add_attention=False
         ),
-        # Wide from the first level on: 32 channels there had about the loss after hours that 96 have
-        # after minutes.
+        # Wide from the first level on: with 32 channels there, hours brought the loss to where
+        # minutes bring it with 96.
         _unet((96, 144), (False, True), 1, attention_head_dim=4, norm_num_groups=16),
         (128, 3, 2, 48),
     ),
