@@ -22,6 +22,7 @@ from v2ir.bench.machine import Meter
 from v2ir.bench.timing import Task
 from v2ir.bench.workbench import Workbench
 from v2ir.model import Model
+from v2ir.model.pooling import pooled_text
 from v2ir.records import Progress
 
 MATRIX_SIDE = 1536
@@ -81,11 +82,13 @@ def network_inputs(model: Model, rows: int, size: int) -> dict[str, Any]:
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device, dtype)
 
+    sample, words = draw(rows, config.in_channels, side, side), draw(*text)
     return {
-        "sample": draw(rows, config.in_channels, side, side),
+        "sample": sample,
         "timestep": torch.tensor(500, device=device),
-        "encoder_hidden_states": draw(*text),
+        "encoder_hidden_states": words,
         "class_labels": labels if config.num_class_embeds else None,
+        "added_cond_kwargs": pooled_text(model.unet, words),
     }
 
 

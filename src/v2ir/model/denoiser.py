@@ -11,6 +11,7 @@ from torch import Tensor
 
 from v2ir.model.conditions import Conditions
 from v2ir.model.folding import embed_scales, takes_scales
+from v2ir.model.pooling import pooled_text
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -42,12 +43,14 @@ class NetworkInputs:
         text: Text embedding, (N, L, D).
         labels: Style numbers, (N,), or None for a network without styles.
         scales: Embedding of the guidance scales, (N, E), or None where none are told.
+        added: What joins the time embedding: the pooled text, or None; see `pooled_text`.
     """
 
     planes: tuple[Tensor, ...]
     text: Tensor
     labels: Tensor | None
     scales: Tensor | None
+    added: dict[str, Tensor] | None
 
 
 class NetworkDenoiser:
@@ -75,6 +78,7 @@ class NetworkDenoiser:
             encoder_hidden_states=inputs.text,
             class_labels=inputs.labels,
             timestep_cond=inputs.scales,
+            added_cond_kwargs=inputs.added,
         ).sample
 
     def inputs(self, noisy: Tensor, conditions: Conditions) -> NetworkInputs:
@@ -91,8 +95,9 @@ class NetworkDenoiser:
             labels = conditions.style
             if labels is None:
                 labels = torch.zeros(number, dtype=torch.long, device=noisy.device)
-        planes = self._planes(noisy, conditions)
-        return NetworkInputs(planes, text.to(noisy.dtype), labels, self._scales(conditions))
+        text = text.to(noisy.dtype)
+        planes, scales = self._planes(noisy, conditions), self._scales(conditions)
+        return NetworkInputs(planes, text, labels, scales, pooled_text(self.unet, text))
 
     def _planes(self, noisy: Tensor, conditions: Conditions) -> tuple[Tensor, ...]:
         """Return the planes beside the noisy latent: as many as the network has channels for.

@@ -28,6 +28,7 @@ from v2ir.model.listing import (
     subfolder,
 )
 from v2ir.model.networks import encode_mode
+from v2ir.model.pooling import pools_text
 
 
 @dataclasses.dataclass(eq=False)
@@ -238,9 +239,19 @@ class Model:
         return torch.cat([self._embed_one(prompt) for prompt in prompts])
 
     def _embed_prompt(self, prompt: str) -> Tensor:
-        ids = self.token_ids([prompt]).to(self.text_encoder.device)
         with torch.no_grad():
-            return self.text_encoder(ids, return_dict=True).last_hidden_state
+            return self.embed_tokens(self.token_ids([prompt]))
+
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """Embed token numbers (N, L) to (N, L, D), with gradients.
+
+        For a denoiser that pools the text, padding is zero, so that it adds nothing.
+        """
+        ids = ids.to(self.text_encoder.device)
+        text = self.text_encoder(ids, return_dict=True).last_hidden_state
+        if pools_text(self.unet):
+            text = text * (ids != self.tokenizer.pad_token_id).unsqueeze(-1)
+        return text
 
     def embed(self, captions: Sequence[str | None]) -> Tensor:
         """Embed captions within the model's prompt template, to (N, L, D)."""

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from v2ir.errors import UnknownNameError
+from v2ir.model.pooling import pooling
 
 
 class Architecture(BaseModel):
@@ -260,6 +261,7 @@ def _small_text_to_infrared(
             "in_channels": latents,
             "out_channels": latents,
             "cross_attention_dim": width,
+            **pooling(width),
             **unet,
         },
         text_encoder_class="LDMBertModel",

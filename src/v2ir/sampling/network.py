@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from v2ir.errors import ModelError
 from v2ir.model import Conditions, NetworkDenoiser
 from v2ir.model.denoiser import NetworkInputs
+from v2ir.model.pooling import pools_text
 
 _PLAIN = {
     "center_input_sample": False,
-    "addition_embed_type": None,
     "encoder_hid_dim_type": None,
     "class_embeddings_concat": False,
     "time_embedding_act_fn": None,
@@ -154,16 +154,21 @@ class _Clock:
 
 def is_plain(unet: Any) -> bool:
     """Whether a UNet has no parts but those that this file runs."""
-    return all(unet.config.get(name) == value for name, value in _PLAIN.items())
+    told = unet.config.get("addition_embed_type") is None or pools_text(unet)
+    return told and all(unet.config.get(name) == value for name, value in _PLAIN.items())
 
 
 def _embed(unet: Any, noisy: Tensor, timestep: Tensor, inputs: NetworkInputs) -> Tensor:
-    """Return the embedding of timestep, guidance scales and style, (N, E)."""
+    """Return the embedding of timestep, guidance scales, style and pooled text, (N, E)."""
     embedding = unet.time_embedding(
         unet.get_time_embed(sample=noisy, timestep=timestep), inputs.scales
     )
     style = unet.get_class_embed(sample=noisy, class_labels=inputs.labels)
-    return embedding if style is None else embedding + style
+    if style is not None:
+        embedding = embedding + style
+    if inputs.added is None:
+        return embedding
+    return embedding + unet.get_aug_embed(embedding, inputs.text, inputs.added)
 
 
 def _inner(

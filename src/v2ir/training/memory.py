@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from v2ir.errors import InputError
 from v2ir.model import Model
+from v2ir.model.pooling import pooled_text
 from v2ir.training.fsdp import BLOCKS
 from v2ir.training.stage import Stage
 
@@ -238,6 +239,7 @@ def _activations(model: Model, side: int, checkpointing: bool) -> int:
             torch.zeros(1, device="meta"),
             encoder_hidden_states=text,
             class_labels=labels if config.get("num_class_embeds") else None,
+            added_cond_kwargs=pooled_text(unet, text),
         )
     total = sum(t.numel() * t.element_size() for t in kept.values())
     if not checkpointing:

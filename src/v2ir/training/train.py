@@ -17,6 +17,7 @@ from v2ir.errors import InputError, UnknownNameError
 from v2ir.model import Model
 from v2ir.model.folder import find_model, load_model, load_part
 from v2ir.model.networks import encode_mode
+from v2ir.model.pooling import pools_text
 from v2ir.records import Progress, no_progress
 from v2ir.training.average import adopt, averaged
 from v2ir.training.cache import Caches, LatentCache, TextCache, weights_hash
@@ -334,7 +335,8 @@ def _caches(model: Model, folder: Path) -> Caches:
         TextCache(
             folder / "text",
             lambda prompt: model.embed_prompts([prompt])[0],
-            f"{weights_hash(model.text_encoder)} {model.card.text_length}",
+            f"{weights_hash(model.text_encoder)} {model.card.text_length}"
+            + (" without padding" if pools_text(model.unet) else ""),
         ),
         visible,
     )

@@ -261,8 +261,7 @@ class Denoising:
     def conditions(self, batch: DenoisingBatch) -> Conditions:
         """Return the conditions of a batch; text is embedded anew while its encoder trains."""
         if "text_encoder" in self.modules:
-            ids = self.model.token_ids(batch.prompts).to(self.model.text_encoder.device)
-            text = self.model.text_encoder(ids, return_dict=True).last_hidden_state
+            text = self.model.embed_tokens(self.model.token_ids(batch.prompts))
         else:
             text = self.caches.text.get(batch.prompts).to(batch.clean.device)
         return Conditions(
