@@ -38,12 +38,16 @@ from v2ir.training.scenes import TrainingScene, training_scenes
 OTHER_WORDS = {"person": "pedestrian", "car": "parked car"}
 LEAST_HEIGHT = 14
 """Objects below this many pixels are not cropped to."""
-LEAST_SIDE = 72
+LEAST_SIDE = 32
 """No crop is smaller."""
 LEAST_WARMTH = 5.0
 """Grey levels by which a person is brighter than the surroundings."""
-SPAN = (0.3, 0.75)
-"""An object's height as a share of its crop's side."""
+SPAN = (0.5, 0.85)
+"""An object's height, or 0.7 of its width, as a share of its crop's side."""
+JITTER = 0.08
+"""By how much of its side a crop's middle may be off its object's.
+
+Were objects anywhere, a word would hardly move the mean picture, and that is learned first."""
 
 
 def wordings(place: str, counts: dict[str, int]) -> list[str]:
@@ -110,13 +114,13 @@ def moved(box: Box, left: float, top: float) -> Box:
 
 def around(box: Box, height: int, width: int, chance: random.Random) -> tuple[int, int, int] | None:
     """Return (top, left, side) of a crop with the box inside, or None if there is none."""
-    size = max(box.bottom - box.top, 0.6 * (box.right - box.left))
+    size = max(box.bottom - box.top, 0.7 * (box.right - box.left))
     side = int(min(max(size / chance.uniform(*SPAN), LEAST_SIDE), height, width))
-    low = (max(0, int(box.bottom) - side + 1), max(0, int(box.right) - side + 1))
-    high = (min(int(box.top), height - side), min(int(box.left), width - side))
-    if low[0] > high[0] or low[1] > high[1]:
+    middle = ((box.top + box.bottom) / 2, (box.left + box.right) / 2)
+    top, left = (int(m + side * (chance.uniform(-JITTER, JITTER) - 0.5)) for m in middle)
+    if not (0 <= top <= height - side and 0 <= left <= width - side):
         return None
-    return chance.randint(low[0], high[0]), chance.randint(low[1], high[1]), side
+    return top, left, side
 
 
 def inside(boxes: list[Box], top: int, left: int, side: int) -> dict[str, int] | None:
@@ -185,11 +189,10 @@ def main() -> None:
             place = whole.split(" with ")[0].split(",")[0]
             image = read_part(item, "infrared")
             boxes = objects(item, source, options.least_score)
-            counts = collections.Counter(box.label for box in boxes)
             # What a detector of photographs misses in an infrared image may well be there.
             sure = bool(boxes) or scene.visible is not None
-            captions = [whole, place, *(wordings(place, counts) if sure else [])]
-            rows = [{"name": scene.name, "captions": captions}]
+            # No word for objects: in the whole scene they are too small to learn them from.
+            rows = [{"name": scene.name, "captions": [whole, place]}]
             cut = crops(boxes, *image.shape[:2], options.crops, chance) if sure else []
             for number, ((top, left, side), shown) in enumerate(cut):
                 name = f"{scene.name}-crop{number}"
