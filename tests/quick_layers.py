@@ -8,6 +8,7 @@ import torch
 from v2ir.bench.pictures import draw_street
 from v2ir.model import architecture
 from v2ir.model.networks import build_unet
+from v2ir.model.pooling import pooled_text
 
 
 def translated(translator, number=3):
@@ -24,4 +25,5 @@ def small_network(name):
     config = network.config
     noisy = torch.randn(2, config.in_channels, 16, 24)
     text = torch.randn(2, 5, config.cross_attention_dim)
-    return network, (noisy, torch.tensor(500), text, torch.tensor([0, 2]))
+    given = (noisy, torch.tensor(500), text, torch.tensor([0, 2]))
+    return network, (*given, None, None, None, pooled_text(network, text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from v2ir.hub.folders import pipeline_of
 from v2ir.model import Conditions, architecture, build_model, load_model
 from v2ir.model.networks import build_unet
 from v2ir.model.pooling import pooled_text, pools_text
@@ -92,3 +93,10 @@ def test_networks_that_are_told_sizes_or_nothing_pool_no_text():
     sized = {"addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 64}
     other = build_unet({**architecture("txt2ir-tiny").unet, **sized})
     assert not pools_text(other)
+
+
+def test_no_pipeline_that_pools_nothing_is_said_to_open_it():
+    assert pipeline_of(tiny()) is None
+    sampled = tiny()
+    sampled.unet.register_to_config(addition_embed_type=None)
+    assert pipeline_of(sampled) == "StableDiffusionPipeline"

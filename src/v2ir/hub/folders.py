@@ -27,6 +27,7 @@ from v2ir.hub.contents import (
 from v2ir.model.card import ModelCard
 from v2ir.model.folder import CARD_NAME, Model
 from v2ir.model.networks import Architecture
+from v2ir.model.pooling import pools_text
 from v2ir.model.text import TEXT_ENCODERS
 
 INDEX_NAME = "model_index.json"
@@ -225,6 +226,6 @@ def pipeline_of(model: Model) -> str | None:
     unet = model.unet.config
     if unet.num_class_embeds or type(model.autoencoder).__name__ != "AutoencoderKL":
         return None
-    if model.card.latent_std or model.card.scale_conditions:
+    if model.card.latent_std or model.card.scale_conditions or pools_text(model.unet):
         return None
     return _PIPELINES.get(unet.in_channels // unet.out_channels)
