@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 from v2ir.model.card import ModelCard
 from v2ir.model.conditions import CONDITION_NAMES
 from v2ir.model.folder import Model
@@ -17,6 +19,7 @@ from v2ir.model.networks import (
     build_unet,
     num_planes,
 )
+from v2ir.model.pooling import pools_text
 from v2ir.model.text import build_text_encoder
 from v2ir.seeding import own_seed
 
@@ -56,6 +59,10 @@ def build_model(
         unet = build_unet(config, len(styles))
         autoencoder = build_autoencoder(architecture)
         text_encoder = build_text_encoder(architecture, tokenizer)
+        if pools_text(unet):
+            # Words of the usual 0.02 drown in what the layers add: all tokens of a prompt came
+            # to be one vector, in which an object's word was a hundredth.
+            nn.init.normal_(text_encoder.get_input_embeddings().weight)
     card = ModelCard(
         name=name,
         channels=channels,
