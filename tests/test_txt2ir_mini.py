@@ -18,6 +18,7 @@ NIGHT = "a street at night with a few lamps and a building"
 ABOVE = "a street seen from above"
 PANELS = "rows of solar panels seen from above on a cloudy day with grass"
 DISTANT = "a distant view"
+EMPTY = "no people and no cars"
 
 
 @functools.cache
@@ -54,6 +55,27 @@ def test_a_distant_view_has_a_cold_sky():
     assert (ground - sky).mean() > 0.1
     others = pictures(ABOVE)
     assert (ground - sky).mean() > (others[:, -42:] - others[:, :42]).mean() + 0.1
+
+
+def middle(prompt: str) -> np.ndarray:
+    """Return by how much the middle of each picture is brighter than its left and right."""
+    shown = pictures(prompt, 6)[:, 26:102]
+    sides = np.concatenate([shown[..., :26], shown[..., -26:]], axis=2)
+    return shown[..., 48:80].mean(axis=(1, 2)) - sides.mean(axis=(1, 2))
+
+
+@pytest.mark.parametrize("place", ["a street at night", ABOVE])
+def test_a_person_who_is_asked_for_is_there(place):
+    person, none = middle(f"{place}, a person"), middle(f"{place}, {EMPTY}")
+    assert person.min() > 0.1 > 0.05 > np.abs(none).mean()
+    assert person.min() > none.max()
+
+
+def test_a_car_is_no_person():
+    person, car, none = (
+        middle(f"a street at night, {what}") for what in ("a person", "a car", EMPTY)
+    )
+    assert person.mean() > 2 * car.mean() > 2 * none.mean()
 
 
 def test_one_prompt_makes_different_pictures():

@@ -77,7 +77,8 @@ def txt2ir_mini() -> Recipe:
     """Return TxT2IR in a small size; its stages from `layout` on may start `--from mini`.
 
     What things look like and where they are is learned on small pictures, at a fifth of the work,
-    and then at the size that is shown.
+    and then at the size that is shown. What a word changes is decided in noise that hides the
+    picture, so most of the samples are there.
     """
     small: dict[str, Any] = {
         "balance": 0.5, "scales": (1.0, 1.15), "average_decay": 0.998, "sample_every": 1_000,
@@ -89,11 +90,11 @@ def txt2ir_mini() -> Recipe:
         stages=(
             *_infrared_stages((1_600, 400), **_SMALL_INFRARED),
             _text(
-                name="layout", crop=64, noise_shift=1.5, batch_size=64, steps=10_000,
+                name="layout", crop=64, noise_shift=4.0, batch_size=64, steps=10_000,
                 learning_rate=1.2e-3, **small,
             ),
             _text(
-                crop=128, noise_shift=2.0, batch_size=32, steps=5_000, decay_steps=5_000,
+                crop=128, noise_shift=3.0, batch_size=32, steps=5_000, decay_steps=5_000,
                 learning_rate=8e-4, **small,
             ),
         ),
