@@ -43,6 +43,17 @@ settings.register_profile(
 settings.load_profile("v2ir")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def float32_on_processors():
+    """Train in float32 on processors with bfloat16 units too: the same numbers everywhere."""
+    from v2ir.training import team
+
+    patch, pays = pytest.MonkeyPatch(), team.bfloat16_pays
+    patch.setattr(team, "bfloat16_pays", lambda device: device.type == "cuda" and pays(device))
+    yield
+    patch.undo()
+
+
 def street(seed: int, width: int = 96, height: int = 80) -> tuple[np.ndarray, np.ndarray]:
     """Draw a small street: (visible HxWx3 uint8, infrared HxW uint8) with equal edges.
 

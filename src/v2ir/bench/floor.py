@@ -82,14 +82,14 @@ def network_inputs(model: Model, rows: int, size: int) -> dict[str, Any]:
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device, dtype)
 
-    sample, words = draw(rows, config.in_channels, side, side), draw(*text)
-    return {
-        "sample": sample,
+    inputs: dict[str, Any] = {
+        "sample": draw(rows, config.in_channels, side, side),
         "timestep": torch.tensor(500, device=device),
-        "encoder_hidden_states": words,
+        "encoder_hidden_states": draw(*text),
         "class_labels": labels if config.num_class_embeds else None,
-        "added_cond_kwargs": pooled_text(model.unet, words),
     }
+    added = pooled_text(model.unet, inputs["encoder_hidden_states"])
+    return inputs if added is None else {**inputs, "added_cond_kwargs": added}
 
 
 @torch.no_grad()

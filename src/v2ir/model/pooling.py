@@ -30,7 +30,7 @@ def pooling(width: int) -> dict[str, Any]:
 
 def pools_text(unet: Any) -> bool:
     """Whether a UNet is told the pooled text beside its tokens."""
-    told = unet.config.get("addition_embed_type") == _KIND
+    told = getattr(unet.config, "addition_embed_type", None) == _KIND
     return told and unet.config.addition_time_embed_dim == _UNTOLD
 
 
