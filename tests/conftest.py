@@ -43,9 +43,12 @@ settings.register_profile(
 settings.load_profile("v2ir")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module")
 def float32_on_processors():
-    """Train in float32 on processors with bfloat16 units too: the same numbers everywhere."""
+    """Train in float32 on processors with bfloat16 units too: the same numbers everywhere.
+
+    For tests whose runs are of this process or forked from it; another one is not reached.
+    """
     from v2ir.training import team
 
     patch, pays = pytest.MonkeyPatch(), team.bfloat16_pays

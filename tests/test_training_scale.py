@@ -23,6 +23,8 @@ from v2ir.training.lora import attach_lora, merge_lora, widen_weights
 from v2ir.training.memory import GIGABYTE, MemoryPlan, choose_plan, footprint
 from v2ir.training.recipes import ablations
 
+pytestmark = pytest.mark.usefixtures("float32_on_processors")
+
 
 @pytest.fixture
 def data(make_pairs):

@@ -24,6 +24,8 @@ from v2ir.training import RECIPES, Recipe, TrainSettings, train
 from v2ir.training.fsdp import BLOCKS, Sharding, sharding_setting
 from v2ir.training.team import Team
 
+pytestmark = pytest.mark.usefixtures("float32_on_processors")
+
 ACCELERATE = Path(__file__).resolve().parents[1] / "docs" / "accelerate"
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 STEPS = 10
