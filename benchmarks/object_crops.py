@@ -1,15 +1,16 @@
 """A data set for learning what words do: infrared scenes, and crops around their objects.
 
-    python benchmarks/object_crops.py DATA DETECTOR OUT [--crops 3] [--least-score 0.3]
-        [--say hit_uav="a street seen from above" ...]
+    python benchmarks/object_crops.py DATA DETECTOR OUT [--crops 3] [--compose 0]
+        [--least-score 0.3] [--say hit_uav="a street seen from above" ...]
     v2ir index OUT && v2ir annotate OUT --captions OUT/captions-in.jsonl
 
 DATA is an indexed and annotated data set; DETECTOR is what `v2ir evaluate --detector` takes. OUT
 gets `ir/` (the training scenes as they are, and crops of them as PNG), `scenes.csv` and captions.
 A person who is eight pixels high teaches a small model nothing, and the caption of a street is
 hardly about them; in a crop both are of a size to learn from. Objects are looked for in the
-visible and in the infrared image, whole and in overlapping quarters. A crop's captions say what it
-shows in several wordings: "a street at night, two people and a car", "a street at night with two
+visible and in the infrared image, whole and in overlapping quarters. `--compose` adds so many
+pictures with a wanted number of objects (see `object_compositions.py`). A crop's captions say what
+it shows in several wordings: "a street at night, two people and a car", "a street at night with two
 pedestrians and a parked car", "two people and a car".
 """
 # ruff: noqa: T201
@@ -27,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 from object_captions import NAMED, listed, own_caption, sayings, sentence
+from object_compositions import Composer
 from PIL import Image
 
 from v2ir.data import load_scenes
@@ -55,7 +57,10 @@ def wordings(place: str, counts: dict[str, int]) -> list[str]:
     if not sum(counts.values()):
         return [place, sentence(place, counts), f"{place} without people"]
     plain, other = listed(counts), listed(counts, OTHER_WORDS)
-    return [sentence(place, counts), f"{place} with {plain}", f"{place} with {other}", plain]
+    said = [sentence(place, counts), f"{place} with {plain}", f"{place} with {other}", plain]
+    if place.endswith(" at night"):
+        said.append(f"{place.removesuffix(' at night').replace('a ', 'a night ', 1)} with {other}")
+    return said
 
 
 def tiles(height: int, width: int) -> list[tuple[int, int, int, int]]:
@@ -163,6 +168,7 @@ def main() -> None:
     parser.add_argument("detector")
     parser.add_argument("out", type=Path)
     parser.add_argument("--crops", type=int, default=3)
+    parser.add_argument("--compose", type=int, default=0)
     parser.add_argument("--least-score", type=float, default=0.3)
     parser.add_argument("--say", nargs="*", default=[], metavar="STYLE=CAPTION")
     options = parser.parse_args()
@@ -174,12 +180,18 @@ def main() -> None:
     folder = options.out / "ir"
     folder.mkdir(parents=True, exist_ok=True)
     total: collections.Counter[str] = collections.Counter()
+    composer = Composer()
     with (
         (options.out / "captions-in.jsonl").open("w") as stream,
         (options.out / "scenes.csv").open("w", newline="") as lines,
     ):
         table = csv.writer(lines)
         table.writerow(["name", "group", "split", "style"])
+
+        def note(name: str, captions: list[str], group: str | None, style: str | None) -> None:
+            stream.write(json.dumps({"name": name, "captions": captions}) + "\n")
+            table.writerow([name, group, "train", style])
+
         for item in training_scenes(options.data, "train"):
             scene, chance = item.scene, random.Random(item.scene.name)
             assert scene.infrared is not None
@@ -192,19 +204,25 @@ def main() -> None:
             # What a detector of photographs misses in an infrared image may well be there.
             sure = bool(boxes) or scene.visible is not None
             # No word for objects: in the whole scene they are too small to learn them from.
-            rows = [{"name": scene.name, "captions": [whole, place]}]
+            note(scene.name, [whole, place], scene.group, scene.style)
+            composer.add_objects(place, image, boxes)
             cut = crops(boxes, *image.shape[:2], options.crops, chance) if sure else []
             for number, ((top, left, side), shown) in enumerate(cut):
                 name = f"{scene.name}-crop{number}"
                 pixels = np.ascontiguousarray(image[top : top + side, left : left + side])
                 Image.fromarray(pixels).save(folder / f"{name}.png")
-                rows.append({"name": name, "captions": wordings(place, shown)})
+                note(name, wordings(place, shown), scene.group, scene.style)
                 total.update(label for label in NAMED if shown[label])
                 total["none"] += not sum(shown.values())
-            for row in rows:
-                stream.write(json.dumps(row) + "\n")
-                table.writerow([row["name"], scene.group, "train", scene.style])
+                if not sum(shown.values()):
+                    composer.add_ground(place, pixels)
             total["scenes"] += 1
+        chance = random.Random(0)
+        for number, (place, shown) in enumerate(composer.wanted(options.compose, chance)):
+            picture = composer.compose(place, shown, chance)
+            Image.fromarray(picture).save(folder / f"composed-{number:05}.png")
+            note(f"composed-{number:05}", wordings(place, shown), "composed", None)
+            total["composed"] += 1
     print(dict(total))
 
 
