@@ -19,6 +19,7 @@ from v2ir.bench.pictures import draw_street
 from v2ir.model import Guidance, architecture, build_model, load_model
 from v2ir.model.folding import add_guidance_embedding
 from v2ir.model.networks import build_unet
+from v2ir.model.pooling import pooled_text
 from v2ir.sampling import GenerateSettings, Prompt, TextSampler, TranslateSettings, Translator
 from v2ir.sampling import packed as room
 from v2ir.sampling.packed import (
@@ -32,6 +33,9 @@ from v2ir.sampling.packed import (
 
 needs_kernels = pytest.mark.skipif(
     not kernels_are_here(), reason="this PyTorch lacks oneDNN's operators"
+)
+needs_bfloat16 = pytest.mark.skipif(
+    not kernels_are_here(torch.bfloat16), reason="no such operators for bfloat16 here"
 )
 KINDS = (PackedConvolution, PackedLinear)
 
@@ -145,7 +149,7 @@ def both(model, settings_, monkeypatch):
     """Return a translator with packed weights and one that differs from it in that alone."""
     quick = Translator(model, settings_)
     with monkeypatch.context() as patch:
-        patch.setattr(room, "kernels_are_here", lambda: False)
+        patch.setattr(room, "kernels_are_here", lambda _: False)
         plain = Translator(model, settings_)
     assert kinds_in(quick.model.unet)
     assert plain.model.unet is model.unet
@@ -188,7 +192,7 @@ def test_what_was_translated_before_does_not_matter(mini):
 def test_pictures_from_text_are_the_same(mini, monkeypatch):
     chosen = GenerateSettings(width=64, height=64, steps=2, seed=1)
     quick = TextSampler(mini, chosen)
-    monkeypatch.setattr(room, "kernels_are_here", lambda: False)
+    monkeypatch.setattr(room, "kernels_are_here", lambda _: False)
     plain = TextSampler(mini, chosen)
     assert kinds_in(quick.model.unet)
     assert not kinds_in(plain.model.unet)
@@ -316,13 +320,61 @@ def test_gradients_and_other_formats_are_computed_as_ever():
 
 
 @needs_kernels
-def test_only_float32_is_packed():
+def test_only_formats_that_the_operators_know_are_packed(monkeypatch):
     model = build_model(architecture("mini"), name="mini", seed=1)
     assert kinds_in(with_packed_denoiser(model).unet)
     assert not kinds_in(model.unet)
-    for dtype in (torch.float64, torch.bfloat16):
+    for dtype in (torch.float64, torch.float16):
         model.unet.to(dtype)
         assert with_packed_denoiser(model) is model
+    model.unet.to(torch.bfloat16)
+    asked = []
+    monkeypatch.setattr(room, "kernels_are_here", lambda dtype: asked.append(dtype) or False)
+    assert with_packed_denoiser(model) is model
+    assert asked == [torch.bfloat16]
+
+
+@needs_bfloat16
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["tiny", "txt2ir-tiny"])
+def test_in_bfloat16_the_packed_network_is_as_near_as_the_plain_one(name, every_layer):
+    network, inputs = small_network(name)
+    wanted = network(*inputs).sample
+    half = copy.deepcopy(network).to(torch.bfloat16)
+    given = [
+        each.bfloat16() if isinstance(each, torch.Tensor) and each.is_floating_point() else each
+        for each in inputs[:-1]
+    ]
+    given.append(pooled_text(half, given[2]))
+    made = packed_network(half)
+    assert set(kinds_in(made)) == set(KINDS)
+    by_name = [(half(*given).sample - wanted).std(), (made(*given).sample - wanted).std()]
+    assert all(layer._layout for layer in made.modules() if isinstance(layer, KINDS))
+    assert 0 < by_name[1] < 1.5 * by_name[0] < 0.1 * wanted.std()
+
+
+@needs_bfloat16
+def test_a_picture_in_bfloat16_is_packed_and_near_the_one_in_float32(mini):
+    choices = {"resolution": 64, "speed": "one-step"}
+    half = Translator(mini, TranslateSettings(**choices, precision="bfloat16"))
+    full = Translator(mini, TranslateSettings(**choices, precision="float32"))
+    assert kinds_in(half.model.unet)
+    made, wanted = translated(half), translated(full)
+    assert 0 < np.abs(made - wanted).mean() < 0.5 / 255
+    np.testing.assert_array_equal(made, translated(half))
+
+
+@needs_bfloat16
+def test_a_weight_in_bfloat16_that_changes_is_packed_anew():
+    layer = nn.Linear(8, 8).bfloat16()
+    packed, values = PackedLinear.of(layer), torch.randn(3, 8, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        first = packed(values)
+    with torch.no_grad():
+        layer.weight.data[0, 0] += 1  # behind the count of changes
+        layer.weight.mul_(1)
+        torch.testing.assert_close(packed(values), layer(values), rtol=0.02, atol=0.02)
+        assert not torch.equal(packed(values), first)
 
 
 @needs_kernels

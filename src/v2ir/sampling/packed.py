@@ -35,6 +35,8 @@ SHARE_OF_MEMORY = 0.25
 """Networks with more weights than this share of the machine's memory are not held twice."""
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Where Linux states how much of the memory a container may use."""
+FORMATS = (torch.float32, torch.bfloat16)
+"""Number formats of the weights that are packed."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,11 +57,13 @@ _LAYOUTS: weakref.WeakValueDictionary[tuple[object, ...], _Layout] = weakref.Wea
 
 
 def weight_sums(weight: Tensor) -> tuple[int, float]:
-    """Return sums over a float32 weight that tell whether it has changed.
+    """Return sums over a weight of float32 or bfloat16 that tell whether it has changed.
 
     The sum over its bits, modulo 2^32, sees small changes, but no doubling of a large weight.
     """
-    return int(weight.view(torch.int32).sum(dtype=torch.int32)), float(weight.sum())
+    bits = torch.int16 if weight.dtype == torch.bfloat16 else torch.int32
+    whole = weight.sum(dtype=torch.float32)
+    return int(weight.view(bits).sum(dtype=torch.int32)), float(whole)
 
 
 class _Packed(nn.Module, abc.ABC):
@@ -85,13 +89,13 @@ class _Packed(nn.Module, abc.ABC):
     def _weight_for(self, values: Tensor) -> Tensor | None:
         """Return the packed weight, or None if the values are to be computed as ever.
 
-        The private operators know float32 on processors here, and no gradients. Of a weight
-        that was made in inference mode nobody counts the changes.
+        The private operators know processors, here with one of `FORMATS`, and no gradients. Of
+        a weight that was made in inference mode nobody counts the changes.
         """
         weight = self.weight
-        known = (torch.device("cpu"), torch.float32)
-        formats = {(each.device, each.dtype) for each in (values, weight)}
-        if torch.is_grad_enabled() or formats != {known} or weight.is_inference():
+        known = weight.device.type == "cpu" and weight.dtype in FORMATS
+        alike = (values.device, values.dtype) == (weight.device, weight.dtype)
+        if torch.is_grad_enabled() or not (known and alike) or weight.is_inference():
             return None
         geometry = self._geometry(values)
         state = (id(weight), weight.data_ptr(), weight._version, *geometry)
@@ -186,8 +190,11 @@ def _kernels() -> Any:
     return torch.ops.mkldnn
 
 
-def kernels_are_here() -> bool:
-    """Whether this PyTorch has the operators and they answer as the public ones do."""
+def kernels_are_here(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether this PyTorch has the operators and they answer as the public ones do.
+
+    Not every processor computes in bfloat16; the operators refuse there.
+    """
     backend = torch.backends.mkldnn
     if not (backend.is_available() and backend.enabled):
         return False
@@ -198,7 +205,7 @@ def kernels_are_here() -> bool:
         (F.linear, values.view(2, 25, 16), weights[:256].view(16, 16)),
     )
     with torch.inference_mode():
-        return all(_answers(*each) for each in layers)
+        return all(_answers(call, *(each.to(dtype) for each in given)) for call, *given in layers)
 
 
 def _answers(public: Callable[[Tensor, Tensor], Tensor], values: Tensor, weight: Tensor) -> bool:
@@ -214,7 +221,9 @@ def _answers(public: Callable[[Tensor, Tensor], Tensor], values: Tensor, weight:
     # Absent ones, other signatures and builds that refuse: all say that it does not go.
     except (AttributeError, RuntimeError, TypeError):
         return False
-    return torch.allclose(made, public(values, weight), rtol=1e-4, atol=1e-5)
+    narrow = values.dtype == torch.bfloat16
+    close = {"rtol": 0.02, "atol": 0.02} if narrow else {"rtol": 1e-4, "atol": 1e-5}
+    return torch.allclose(made, public(values, weight), **close)
 
 
 def memory_of_machine() -> int | None:
@@ -260,7 +269,7 @@ def packed_network(network: Any) -> Any:
     The first layer stays as it is, since `KeepingDenoiser` takes its weights apart.
 
     Args:
-        network: A UNet in float32 on a processor; it is not changed.
+        network: A UNet in one of `FORMATS` on a processor; it is not changed.
     """
     return with_layers(network, _packed, but=("conv_in",))
 
@@ -270,7 +279,7 @@ def with_packed_denoiser(model: Model) -> Model:
 
     Packed weights are a second copy; it is made at the first picture.
     """
-    plain = model.device.type == "cpu" and model.dtype == torch.float32
-    if not (plain and _fits(model.unet) and kernels_are_here()):
+    plain = model.device.type == "cpu" and model.dtype in FORMATS
+    if not (plain and _fits(model.unet) and kernels_are_here(model.dtype)):
         return model
     return dataclasses.replace(model, unet=packed_network(model.unet))

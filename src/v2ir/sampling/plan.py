@@ -119,8 +119,9 @@ class Plan:
             model: The model, in the plan's precision.
             windows: The largest piece that its network is given at once.
         """
-        half = model.dtype in (torch.bfloat16, torch.float16) and model.device.type == "cuda"
-        last = half or self.precision == "int8"  # what the kernels of both want
+        half = model.dtype == torch.float16 and model.device.type == "cuda"
+        # What the kernels of all three want.
+        last = half or model.dtype == torch.bfloat16 or self.precision == "int8"
         wanted = self.speed.channels_last
         network = KeepingDenoiser(
             model.denoiser,

@@ -37,8 +37,8 @@ class Speed:
             one image is done after the other.
         batch_size: Images that run through the network together; None is 1 on a CPU and
             8 elsewhere.
-        channels_last: Whether images lie in memory with the channels last; None is so on
-            a CUDA device with half precision, and for integers.
+        channels_last: Whether images lie in memory with the channels last; None is so for
+            bfloat16, for integers, and for float16 on a CUDA device.
         lean: Whether the parts around the denoiser are computed in their lean form; see
             `v2ir.sampling.lean`.
     """
