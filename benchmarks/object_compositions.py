@@ -23,8 +23,10 @@ MARGIN = 0.15
 """What is cut out around an object and fades, as a share of its sides."""
 LEAST = {"person": 26, "car": 18}
 """Height of the smallest objects that are cut out, in pixels."""
-LEAST_SCORE, LEAST_SPREAD = 0.4, 8.0
-"""What a detector says at least of an object, and the deviation of its patch, in grey levels."""
+LEAST_SCORE = 0.4
+"""What a detector says at least of an object that is cut out."""
+LEAST_SPREAD = {"person": 8.0, "car": 18.0}
+"""Deviation of its patch at least, in grey levels; a car that stands out is quicker learned."""
 HEIGHTS = {"person": (0.5, 0.66), "car": (0.34, 0.46)}
 """An object's height as a share of the picture's, where the row is not too long for it."""
 WIDEST = 0.92
@@ -42,6 +44,8 @@ COUNTS = (
     {"person": 2, "car": 1},
     {"person": 1, "car": 2},
     {"person": 3, "car": 1},
+    {"person": 2, "car": 1},
+    {"car": 3},
 )
 """What is composed; one object alone, too, or a seam would tell how many there are."""
 PEOPLE_LEFT = 0.75
@@ -101,7 +105,7 @@ class Composer:
             )
             if sure and inside and alone:
                 patch = image[top:bottom, left:right].astype(np.float32)
-                if patch.std() >= LEAST_SPREAD:
+                if patch.std() >= LEAST_SPREAD[box.label]:
                     self.objects[light(place), box.label].append(patch)
 
     def wanted(self, number: int, chance: random.Random) -> list[tuple[str, dict[str, int]]]:

@@ -45,7 +45,9 @@ LEAST_SIDE = 32
 LEAST_WARMTH = 5.0
 """Grey levels by which a person is brighter than the surroundings."""
 SPAN = (0.5, 0.85)
-"""An object's height, or 0.7 of its width, as a share of its crop's side."""
+"""An object's height as a share of its crop's side, if its width leaves it that."""
+LEAST_SHARE = 0.3
+"""Height of the lowest object of a group, as a share of the group's longer side."""
 JITTER = 0.08
 """By how much of its side a crop's middle may be off its object's.
 
@@ -117,10 +119,31 @@ def moved(box: Box, left: float, top: float) -> Box:
     )
 
 
+def gathered(box: Box, boxes: list[Box], chance: random.Random) -> Box:
+    """Return an object's box, or, as often, one around it and up to three of its neighbours.
+
+    The smallest of a group must not be lost in its crop.
+    """
+
+    def gap(other: Box) -> float:
+        return abs(other.left + other.right - box.left - box.right) + abs(other.bottom - box.bottom)
+
+    near = sorted((other for other in boxes if other is not box), key=gap)
+    group = [box, *near[: max(0, chance.randint(-2, 3))]]
+    edges = {
+        name: choose(getattr(each, name) for each in group)
+        for name, choose in {"left": min, "top": min, "right": max, "bottom": max}.items()
+    }
+    whole = dataclasses.replace(box, **edges)
+    least = LEAST_SHARE * max(whole.right - whole.left, whole.bottom - whole.top)
+    return whole if min(each.bottom - each.top for each in group) >= least else box
+
+
 def around(box: Box, height: int, width: int, chance: random.Random) -> tuple[int, int, int] | None:
     """Return (top, left, side) of a crop with the box inside, or None if there is none."""
-    size = max(box.bottom - box.top, 0.7 * (box.right - box.left))
-    side = int(min(max(size / chance.uniform(*SPAN), LEAST_SIDE), height, width))
+    high, wide = box.bottom - box.top, box.right - box.left
+    least = max(LEAST_SIDE, 1.05 * wide)
+    side = int(min(max(high / chance.uniform(*SPAN), least), height, width))
     middle = ((box.top + box.bottom) / 2, (box.left + box.right) / 2)
     top, left = (int(m + side * (chance.uniform(-JITTER, JITTER) - 0.5)) for m in middle)
     if not (0 <= top <= height - side and 0 <= left <= width - side):
@@ -148,7 +171,7 @@ def crops(
     tall = [box for box in boxes if box.bottom - box.top >= LEAST_HEIGHT]
     made = []
     for _ in range(6 * number if tall else 0):
-        place = around(chance.choice(tall), height, width, chance)
+        place = around(gathered(chance.choice(tall), boxes, chance), height, width, chance)
         counts = place and inside(boxes, *place)
         if place and counts and len(made) < number:
             made.append((place, counts))
