@@ -222,8 +222,8 @@ def _answers(public: Callable[[Tensor, Tensor], Tensor], values: Tensor, weight:
     except (AttributeError, RuntimeError, TypeError):
         return False
     narrow = values.dtype == torch.bfloat16
-    close = {"rtol": 0.02, "atol": 0.02} if narrow else {"rtol": 1e-4, "atol": 1e-5}
-    return torch.allclose(made, public(values, weight), **close)
+    rtol, atol = (0.02, 0.02) if narrow else (1e-4, 1e-5)
+    return torch.allclose(made, public(values, weight), rtol, atol)
 
 
 def memory_of_machine() -> int | None:
