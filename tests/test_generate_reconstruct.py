@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import street
+from training_pieces import tiny_text_model
 from v2ir import cli
 from v2ir.evaluation.metrics import peak_signal_to_noise
 from v2ir.evaluation.targets import peak_survival, report_reconstructions, small_targets
 from v2ir.images import to_tensor
-from v2ir.model import architecture, build_model
 from v2ir.sampling.reconstruct import reconstruct
 
 
@@ -68,7 +68,7 @@ def test_the_report_counts_what_it_should():
 
 @pytest.fixture(scope="module")
 def model():
-    return build_model(architecture("txt2ir-tiny"), name="t", conditions=("text",), multiple=8)
+    return tiny_text_model()
 
 
 def test_reconstruct_is_encoding_and_decoding(model):

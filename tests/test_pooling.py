@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from training_pieces import tiny_text_model
 from v2ir.hub.folders import pipeline_of
-from v2ir.model import Conditions, architecture, build_model, load_model
+from v2ir.model import Conditions, architecture, load_model
 from v2ir.model.networks import build_unet
 from v2ir.model.pooling import pooled_text, pools_text
 from v2ir.sampling.network import KeepingDenoiser
@@ -15,12 +16,7 @@ WORDS = ("a", "street", "with", "person", "car")
 
 
 def tiny(**facts):
-    return build_model(
-        architecture("txt2ir-tiny"),
-        name="t",
-        words=WORDS,
-        **{"conditions": ("text",), "prompt_template": "{caption}", "multiple": 8, **facts},
-    )
+    return tiny_text_model(WORDS, **facts)
 
 
 def noisy(model):

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from conftest import street
+from training_pieces import tiny_text_model
 from v2ir.annotation import import_captions
 from v2ir.data import index
 from v2ir.errors import MissingExtraError, ModelError, UnknownNameError
@@ -27,15 +28,6 @@ from v2ir.training.objectives.pixels import structural_dissimilarity
 from v2ir.training.scenes import training_scenes
 
 HOT, COLD = "a hot bright wall", "a cold dark wall"
-
-
-def tiny(**facts):
-    return build_model(
-        architecture("txt2ir-tiny"),
-        name="t",
-        words=("street", "night"),
-        **{"conditions": ("text",), "prompt_template": "{caption}", "multiple": 8, **facts},
-    )
 
 
 @pytest.fixture
@@ -76,12 +68,12 @@ def test_a_vocabulary_of_the_published_size_is_kept():
     model = build_model(wide, name="t", words=("street",))
     assert model.text_encoder.get_input_embeddings().weight.shape == (300, 16)
     assert len(model.tokenizer) < 300
-    own = tiny()
+    own = tiny_text_model()
     assert own.text_encoder.config.vocab_size == len(own.tokenizer)
 
 
 def test_one_channel_is_the_grey_image_itself():
-    model, generator = tiny(), torch.Generator().manual_seed(0)
+    model, generator = tiny_text_model(), torch.Generator().manual_seed(0)
     grey = torch.rand((2, 1, 16, 24), generator=generator) * 2 - 1
     with torch.no_grad():
         direct = model.autoencoder.encode(grey).latent_dist.mode()
@@ -95,7 +87,7 @@ def test_one_channel_is_the_grey_image_itself():
 
 
 def test_a_saved_model_reads_text_as_before(tmp_path):
-    model = tiny()
+    model = tiny_text_model()
     model.save(tmp_path / "m")
     found = json.loads((tmp_path / "m" / "model_index.json").read_text())
     assert found["text_encoder"] == ["latent_diffusion", "LDMBertModel"]
@@ -117,7 +109,7 @@ def test_a_saved_model_reads_text_as_before(tmp_path):
 
 @pytest.mark.parametrize("name", ["GPT2Model", "AutoModel", "Trainer"])
 def test_no_other_class_is_loaded(tmp_path, name):
-    tiny().save(tmp_path)
+    tiny_text_model().save(tmp_path)
     file = tmp_path / "model_index.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "text_encoder": ["x", name]}))
     with pytest.raises(LookupError, match="BertModel"):
@@ -177,7 +169,7 @@ def test_one_caption_is_drawn_a_step_and_one_in_ten_is_null(infrared_only):
         name="text", scenes="infrared", conditions=("text",), trains=("unet",), steps=1,
         drop=0.025, crop=32,
     )  # fmt: skip
-    objective = OBJECTIVES["denoising"](tiny(), stage, _NoCache())
+    objective = OBJECTIVES["denoising"](tiny_text_model(), stage, _NoCache())
     scene = next(i for i in training_scenes(infrared_only) if len(i.captions) == 2)
     draws = [Draw(n, np.random.default_rng([n])) for n in range(2000)]
     batch = objective.batch([scene] * len(draws), draws)
@@ -203,7 +195,7 @@ def stage_of(**changes):
 
 def test_the_loss_is_the_published_sum():
     """L1 + 50 (1 - SSIM) + 1e-6 KL, both per pixel; Kingma and Welling 2014, Appendix B."""
-    model = tiny()
+    model = tiny_text_model()
     objective = OBJECTIVES["infrared_autoencoder"](model, stage_of(structure=50.0, kl=1e-6))
     generator = torch.Generator().manual_seed(1)
     images = (torch.rand((2, 1, 32, 32), generator=generator) * 2 - 1).expand(-1, 3, -1, -1)
@@ -226,7 +218,7 @@ def test_the_loss_is_the_published_sum():
 
 
 def test_each_player_learns_from_its_own_loss():
-    model, generator = tiny(), torch.Generator().manual_seed(1)
+    model, generator = tiny_text_model(), torch.Generator().manual_seed(1)
     images = (torch.rand((2, 1, 32, 32), generator=generator) * 2 - 1).expand(-1, 3, -1, -1)
     noise = torch.randn((2, 4, 8, 8), generator=generator)
     gradients = {}
@@ -249,7 +241,7 @@ def test_each_player_learns_from_its_own_loss():
 
 def test_the_perceptual_term_is_a_weighted_distance(monkeypatch):
     pytest.importorskip("efficientnet_lite_pytorch")
-    model, generator = tiny(), torch.Generator().manual_seed(1)
+    model, generator = tiny_text_model(), torch.Generator().manual_seed(1)
     images = torch.from_numpy(np.stack([street(s, 64, 64)[1] for s in (1, 2)])[:, None])
     images = (images.float() / 127.5 - 1).expand(-1, 3, -1, -1)
     noise = torch.zeros(2, 4, 16, 16)
@@ -285,7 +277,7 @@ def test_an_autoencoder_without_a_posterior_is_refused():
 def test_visible_images_take_no_part(make_pairs, tmp_path):
     data = make_pairs(4)
     index(data)
-    objective = OBJECTIVES["infrared_autoencoder"](tiny(), stage_of())
+    objective = OBJECTIVES["infrared_autoencoder"](tiny_text_model(), stage_of())
     scenes = training_scenes(data)
     draws = [Draw(n, np.random.default_rng(n)) for n in range(20)]
     images, noise = objective.batch([scenes[n % len(scenes)] for n in range(20)], draws)

@@ -35,6 +35,12 @@ def draws(seed: int, number: int = 6) -> list[Draw]:
     return [Draw(place, np.random.default_rng([seed, place])) for place in range(number)]
 
 
+def tiny_text_model(words: tuple[str, ...] = ("street", "night"), **facts: object) -> Model:
+    """Return a tiny model that knows text alone; facts of its card go before the usual ones."""
+    usual = {"conditions": ("text",), "prompt_template": "{caption}", "multiple": 8}
+    return build_model(architecture("txt2ir-tiny"), name="t", words=words, **{**usual, **facts})
+
+
 def unscaled_model() -> Model:
     """Return a tiny model whose latents are not scaled."""
     torch.manual_seed(0)
