@@ -94,7 +94,7 @@ def txt2ir_mini() -> Recipe:
                 learning_rate=1.2e-3, **small,
             ),
             _text(
-                crop=128, noise_shift=3.0, batch_size=32, steps=5_000, decay_steps=5_000,
+                crop=128, noise_shift=2.0, batch_size=32, steps=5_000, decay_steps=5_000,
                 learning_rate=8e-4, **small,
             ),
         ),
