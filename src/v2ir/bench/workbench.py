@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import shutil
@@ -114,6 +115,7 @@ class Workbench:
         self.folder = folder
         self._model = model
         self._began = meter.clock.wall()
+        self._translators: dict[str, Translator] = {}
 
     @functools.cached_property
     def model(self) -> Model:
@@ -166,11 +168,24 @@ class Workbench:
             getattr(self, name).forget_prompts()
 
     def translator(self, **settings: Any) -> Translator:
-        """Return a translator at the bench's size; of the student at a speed that is learned."""
-        common = {"resolution": self.settings.size, "seed": self.settings.seed}
-        learned = find_speed(settings.get("speed")).trained
-        model = self.student if learned else self.model
-        return Translator(model, TranslateSettings(**{**common, **settings}))
+        """Return a translator at the bench's size; of the student at a speed that is learned.
+
+        Those that differ in steps alone share their networks, which are gigabytes at full size.
+        """
+        steps = settings.pop("steps", None)
+        key = repr(sorted(settings.items()))
+        if key not in self._translators:
+            common = {"resolution": self.settings.size, "seed": self.settings.seed}
+            learned = find_speed(settings.get("speed")).trained
+            model = self.student if learned else self.model
+            made = Translator(model, TranslateSettings(**{**common, **settings}))
+            self._translators[key] = made
+        translator = self._translators[key]
+        if steps is not None:
+            translator = copy.copy(translator)
+            translator.plan = dataclasses.replace(translator.plan, steps=steps)
+            translator.steps = steps
+        return translator
 
     def translation(self, name: str, number: int, **settings: Any) -> Task:
         """Return the task of translating `number` photographs from file to file.
@@ -183,7 +198,6 @@ class Workbench:
         out = self.output(name)
         jobs = self.jobs(number, out, settings.get("resolution"))
 
-        @functools.cache
         def translator(**changes: Any) -> Translator:
             return self.translator(**{**settings, **changes})
 
