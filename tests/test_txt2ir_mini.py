@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter, label
 
 from v2ir.model import bundled_models, find_model, load_model
 from v2ir.sampling import GenerateSettings, TextSampler
@@ -69,6 +70,48 @@ def test_a_person_who_is_asked_for_is_there(place):
     person, none = middle(f"{place}, a person"), middle(f"{place}, {EMPTY}")
     assert person.min() > 0.1 > 0.05 > np.abs(none).mean()
     assert person.min() > none.max()
+
+
+def bodies(prompt: str) -> np.ndarray:
+    """Return how many warm bodies each picture shows, apart from specks."""
+    found = []
+    for picture in pictures(prompt, 6):
+        soft = gaussian_filter(picture, 2)
+        ground = float(np.median(soft))
+        places, number = label(soft > ground + max(0.1, 0.45 * (soft.max() - ground)))
+        found.append(sum((places == k).sum() > 60 for k in range(1, number + 1)))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("place", ["a street at night", ABOVE])
+def test_numbers_of_people_count(place):
+    none, one, two, three = (
+        bodies(f"{place}, {who}") for who in (EMPTY, "a person", "two people", "three people")
+    )
+    assert none.mean() < 0.75
+    assert (one == 1).all()
+    assert two.mean() > 2 and three.mean() > 2.5
+    assert (two > 1).sum() >= 5 and (three > 1).sum() >= 5
+
+
+def taken(prompt: str) -> np.ndarray:
+    """Return which share of each picture's columns something warm takes."""
+    shown = pictures(prompt, 6)
+    soft = np.stack([gaussian_filter(picture, 2) for picture in shown]).max(axis=1)
+    return (soft > np.median(shown, axis=(1, 2))[:, None] + 0.15).mean(axis=1)
+
+
+def test_two_pedestrians_and_a_parked_car_are_more_than_either():
+    street = "a night street"
+    people, car, both = (
+        f"{street} with {what}"
+        for what in ("two pedestrians", "a parked car", "two pedestrians and a parked car")
+    )
+    assert bodies(both).min() >= 3 > max(bodies(people).mean(), bodies(car).mean())
+    assert taken(both).min() > 0.6 > taken(people).mean() > taken(car).mean()
+    assert taken(car).mean() > taken(street).mean() + 0.1
+    shown = pictures(both, 6)  # and all of them stand on the ground
+    assert (shown[:, 70:].mean(axis=(1, 2)) - shown[:, :50].mean(axis=(1, 2))).min() > 0.03
 
 
 def test_a_car_is_no_person():
