@@ -200,7 +200,8 @@ def find_precision(wanted: Precision, device: torch.device) -> torch.dtype:
 def _has_matrix_unit() -> bool:
     """Whether the processor multiplies bfloat16 matrices in hardware.
 
-    Without (or with the vector instructions alone) float32 was as fast or faster.
+    Vector instructions alone are quicker than float32, too (docs/speed.md), by less, and a picture
+    in bfloat16 depends a little on its batch.
     """
     import torch
 
