@@ -419,6 +419,16 @@ def test_the_speeds_table_is_of_its_samples(bench):
     assert any(note.startswith("SCALED") for note in section.notes)
 
 
+def test_what_differs_in_steps_alone_shares_its_network(bench):
+    few, more, half = (
+        bench.translator(speed="exact", steps=steps, precision=precision)
+        for steps, precision in ((2, "float32"), (4, "float32"), (4, "bfloat16"))
+    )
+    assert (few.steps, few.plan.steps, more.steps, more.plan.steps) == (2, 2, 4, 4)
+    assert few.model is more.model is not half.model
+    assert bench.translator(speed="exact", precision="bfloat16").steps == 100
+
+
 def test_each_number_format_has_a_line_of_its_own(tiny, tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(Workbench, "compare", lambda self, tasks, *_: given.extend(tasks))
