@@ -47,7 +47,8 @@ COUNTS = (
     {"person": 2, "car": 1},
     {"car": 3},
 )
-"""What is composed; one object alone, too, or a seam would tell how many there are."""
+"""What is composed, each as often, so two people and a car twice as often as the others; one
+object alone, too, or a seam would tell how many there are."""
 PEOPLE_LEFT = 0.75
 """How often people stand left of cars; a row in any order would be learned last."""
 

@@ -23,52 +23,54 @@ from pathlib import Path
 
 import numpy as np
 from object_captions import NUMBERS
-from prompt_presence import Probe, interval, unseen
-from text_scenes import infrared
+from prompt_presence import PLACES, Probe, fitted, interval, real_crops
 
 from v2ir.evaluation.features import load_features
 from v2ir.model import load_model
 from v2ir.sampling.prompts import Prompt
-from v2ir.sampling.reconstruct import reconstruct
 from v2ir.sampling.text_sampler import GenerateSettings, TextSampler
-from v2ir.training.scenes import TrainingScene, training_scenes
+from v2ir.training.scenes import TrainingScene
 
 Rule = Callable[[int, int], bool]
 """Of the number of people and of cars, whether a crop belongs."""
 
-STREETS = ("a street at night", "a street during the day", "a street seen from above")
 NIGHT = ("a night street",)
 WORDS = {"person": r"(person|people)", "car": r"cars?"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What is compared: real crops by rule, and prompts by ending."""
+    """What is compared: real crops, each by the name of its rule, and prompts by ending."""
 
     name: str
-    more: Rule
-    less: Rule
+    more: str
+    less: str
     asked_more: str
     asked_less: str
-    places: tuple[str, ...] = STREETS
+    places: tuple[str, ...] = PLACES
 
 
+RULES: dict[str, Rule] = {
+    "one person": lambda people, cars: people == 1 and not cars,
+    "two people": lambda people, cars: people == 2 and not cars,
+    "three people": lambda people, cars: people >= 3 and not cars,
+    "people": lambda people, cars: people >= 1 and not cars,
+    "one car": lambda people, cars: cars == 1 and not people,
+    "two cars": lambda people, cars: cars >= 2 and not people,
+    "cars": lambda people, cars: cars >= 1 and not people,
+    "both": lambda people, cars: people >= 1 and cars >= 1,
+}
 BOTH = " with two pedestrians and a parked car"
 QUESTIONS = (
-    Question("two people, not one", lambda p, c: p == 2 and not c, lambda p, c: p == 1 and not c,
-             ", two people", ", a person"),
-    Question("three people, not one", lambda p, c: p >= 3 and not c, lambda p, c: p == 1 and not c,
-             ", three people", ", a person"),
-    Question("two cars, not one", lambda p, c: c >= 2 and not p, lambda p, c: c == 1 and not p,
-             ", two cars", ", a car"),
-    Question("people beside a car", lambda p, c: p >= 1 and c >= 1, lambda p, c: c >= 1 and not p,
-             ", two people and a car", ", a car"),
-    Question("a car beside people", lambda p, c: p >= 1 and c >= 1, lambda p, c: p >= 1 and not c,
-             ", two people and a car", ", two people"),
-    Question("... two pedestrians beside a parked car", lambda p, c: p >= 1 and c >= 1,
-             lambda p, c: c >= 1 and not p, BOTH, " with a parked car", NIGHT),
-    Question("... a parked car beside two pedestrians", lambda p, c: p >= 1 and c >= 1,
-             lambda p, c: p >= 1 and not c, BOTH, " with two pedestrians", NIGHT),
+    Question("two people, not one", "two people", "one person", ", two people", ", a person"),
+    Question("three people, not one", "three people", "one person", ", three people", ", a person"),
+    Question("two cars, not one", "two cars", "one car", ", two cars", ", a car"),
+    Question("people beside a car", "both", "cars", ", two people and a car", ", a car"),
+    Question("a car beside people", "both", "people", ", two people and a car", ", two people"),
+    Question("... two pedestrians beside a parked car", "both", "cars",
+             BOTH, " with a parked car", NIGHT),
+    Question("... a parked car beside two pedestrians", "both", "people",
+             BOTH, " with two pedestrians", NIGHT),
 )  # fmt: skip
 
 
@@ -94,41 +96,37 @@ def main() -> None:
     options = parser.parse_args()
     network, model = load_features(options.features), load_model(options.model)
     sampler = TextSampler(model, GenerateSettings(guidance=options.guidance))
+    made = options.number * len(PLACES)
 
     @functools.cache
     def pictures(places: tuple[str, ...], ending: str) -> np.ndarray:
-        each = options.number * len(STREETS) // len(places)
+        each = made // len(places)
         jobs = [(Prompt(place + ending), k) for place in places for k in range(each)]
         return network.features([sampler.run([job])[0] for job in jobs])
 
-    items = [i for i in training_scenes(options.crops, "train") if "-crop" in i.scene.name]
-    shown = [(number(item, "person"), number(item, "car")) for item in items]
-    order = np.random.default_rng(0).permutation(len(items))
+    shown = [(i, number(i, "person"), number(i, "car")) for i in real_crops(options.crops)]
+
+    @functools.cache
+    def classifier(more: str, less: str) -> tuple[Probe, str, str]:
+        crops = [
+            [item for item, *counts in shown if RULES[rule](*counts)][: options.number_of_crops]
+            for rule in (more, less)
+        ]
+        probe, seen = fitted(network, model, sampler.width, *crops)
+        return probe, ", ".join(str(len(each)) for each in crops), seen
+
     guidance = options.guidance or model.card.guidance.text
-    print(
-        f"{options.model}: {options.number * len(STREETS)} pictures a prompt, guidance {guidance},"
-    )
+    print(f"{options.model}: {made} pictures a prompt, guidance {guidance},")
     print(f"classifier on {network.name}\n")
     print("| question | crops (more, less) | crops of other scenes | pictures asked for |")
     print("|---|---:|---:|---:|")
     for question in QUESTIONS:
-        chosen: list[tuple[TrainingScene, float]] = []
-        for wanted, rule in ((1.0, question.more), (0.0, question.less)):
-            mine = [items[k] for k in order if rule(*shown[k])]
-            chosen += [(item, wanted) for item in mine[: options.number_of_crops]]
-        images = [reconstruct(model, infrared(item, sampler.width)) for item, _ in chosen]
-        real, present = network.features(images), np.array([wanted for _, wanted in chosen])
-        scenes = [item.scene.name.rsplit("-crop", 1)[0] for item, _ in chosen]
-        told, probe = unseen(real, present, scenes), Probe(real, present)
+        probe, numbers, seen = classifier(question.more, question.less)
         more, less = (
             probe(pictures(question.places, ending))
             for ending in (question.asked_more, question.asked_less)
         )
-        cells = (
-            f"{int(present.sum())}, {int((1 - present).sum())}",
-            interval(told[present == 1], told[present == 0]),
-            interval(more, less),
-        )
+        cells = (numbers, seen, interval(more, less))
         print(f"| {question.name} | {' | '.join(cells)} |", flush=True)
 
 

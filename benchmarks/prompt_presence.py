@@ -27,8 +27,8 @@ import numpy as np
 from scipy.stats import rankdata
 from text_scenes import infrared
 
-from v2ir.evaluation.features import load_features
-from v2ir.model import load_model
+from v2ir.evaluation.features import FeatureNetwork, load_features
+from v2ir.model import Model, load_model
 from v2ir.sampling.prompts import Prompt
 from v2ir.sampling.reconstruct import reconstruct
 from v2ir.sampling.text_sampler import GenerateSettings, TextSampler
@@ -94,6 +94,31 @@ def unseen(rows: np.ndarray, present: np.ndarray, scenes: Sequence[str]) -> np.n
     return found
 
 
+def real_crops(data: Path) -> list[TrainingScene]:
+    """Return the crops of real scenes, in an order of chance that is always the same."""
+    items = [item for item in training_scenes(data, "train") if "-crop" in item.scene.name]
+    return [items[k] for k in np.random.default_rng(0).permutation(len(items))]
+
+
+def fitted(
+    network: FeatureNetwork,
+    model: Model,
+    side: int,
+    more: Sequence[TrainingScene],
+    less: Sequence[TrainingScene],
+) -> tuple[Probe, str]:
+    """Fit a classifier to crops as a model's autoencoder shows them at its size.
+
+    Returns:
+        The classifier, and its area and interval on crops of scenes that it has not seen.
+    """
+    items = [*more, *less]
+    rows = network.features([reconstruct(model, infrared(item, side)) for item in items])
+    present = np.repeat([1.0, 0.0], [len(more), len(less)])
+    told = unseen(rows, present, [item.scene.name.rsplit("-crop", 1)[0] for item in items])
+    return Probe(rows, present), interval(told[present == 1], told[present == 0])
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -128,27 +153,22 @@ def main() -> None:
     absent = pictures(WITHOUT, "")
     made = {ending: pictures(ending, WITHOUT) for pair in ASKED.values() for ending in pair}
     side = TextSampler(model).width
-    items = [i for i in training_scenes(options.crops, "train") if "-crop" in i.scene.name]
-    order = np.random.default_rng(0).permutation(len(items))
+    items = real_crops(options.crops)
     print(f"| classifier | crops of other scenes | {' | '.join(e[2:] for e in made)} | the other |")
     print("|---|---:|" + "---:|" * (len(made) + 1))
     for label, endings in ASKED.items():
-        chosen: list[tuple[TrainingScene, bool]] = []
-        for wanted in (True, False):
-            mine = [items[k] for k in order if shows(items[k], label) is wanted]
-            chosen += [(item, wanted) for item in mine[: options.number_of_crops]]
-        real = network.features([reconstruct(model, infrared(item, side)) for item, _ in chosen])
-        present = np.array([wanted for _, wanted in chosen], dtype=float)
-        scenes = [item.scene.name.rsplit("-crop", 1)[0] for item, _ in chosen]
-        told = unseen(real, present, scenes)
-        probe = Probe(real, present)
+        present, none = (
+            [item for item in items if shows(item, label) is wanted][: options.number_of_crops]
+            for wanted in (True, False)
+        )
+        probe, seen = fitted(network, model, side, present, none)
         marks = {ending: probe(rows) for ending, rows in made.items()}
         own, others = (
             np.concatenate([m for e, m in marks.items() if (e in endings) is wanted])
             for wanted in (True, False)
         )
         cells = [
-            interval(told[present == 1], told[present == 0]),
+            seen,
             *(interval(mark, probe(absent)) for mark in marks.values()),
             interval(own, others),
         ]
